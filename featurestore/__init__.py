@@ -1,0 +1,1 @@
+"""Reads shards: the index, the loader, teacher caches and checks."""

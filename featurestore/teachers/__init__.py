@@ -1,0 +1,1 @@
+"""Teachers: pretrained models whose embeddings are cached beside the shards."""

@@ -1,0 +1,1 @@
+"""Turns audio files into shards of fbanks and HOG statistics."""

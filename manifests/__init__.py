@@ -1,0 +1,1 @@
+"""Tables of clips and labels: which clips exist, no audio and no torch."""

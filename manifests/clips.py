@@ -1,0 +1,136 @@
+"""A manifest: one row per clip asked for, in a seeded shuffle, kept as Parquet."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.errors import InputError
+from manifests.vocabulary import Vocabulary
+
+# A tar's ustar header holds 100 bytes of name, and KEY.fbank.npy must fit.
+MAX_KEY_BYTES = 90
+_KEY = re.compile(r"[^\s./\\:\x00-\x1f-][^\s./\\:\x00-\x1f]*")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("start_ms", pa.int64()),
+        pa.field("end_ms", pa.int64()),
+        pa.field("labels", pa.list_(pa.string()), nullable=False),
+        pa.field("split", pa.string()),
+        pa.field("fold", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One clip asked for.
+
+    `source` is a path relative to the manifest's root; `start_ms` and `end_ms` cut it (None: from the start, to the
+    end); `labels` are ids of the manifest's vocabulary.
+    """
+
+    key: str
+    source: str
+    start_ms: int | None = None
+    end_ms: int | None = None
+    labels: tuple[str, ...] = ()
+    split: str | None = None
+    fold: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The clips of a dataset in shard order, their vocabulary, and the folder their sources lie in."""
+
+    dataset: str
+    vocabulary: Vocabulary
+    root: Path
+    seed: int
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def clips(self, start: int = 0, stop: int | None = None) -> Iterator[Clip]:
+        """The clips of rows [start, stop), in order."""
+        length = (len(self) if stop is None else min(stop, len(self))) - start
+        for row in self.table.slice(start, length).to_pylist():
+            yield Clip(**{**row, "labels": tuple(row["labels"])})
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content (rows, order, vocabulary, dataset), the same for every version of Parquet."""
+        digest = hashlib.sha256(json.dumps([self.dataset, self.vocabulary.model_dump()]).encode())
+        for batch in self.table.to_batches(max_chunksize=10_000):
+            for row in batch.to_pylist():
+                digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+        return digest.hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Writes the manifest as Parquet at `path`."""
+        about = {"dataset": self.dataset, "root": str(self.root), "seed": self.seed, **self.vocabulary.model_dump()}
+        pq.write_table(self.table.replace_schema_metadata({"manifest": json.dumps(about)}), path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Reads what :meth:`write` wrote; raises InputError when `path` isn't such a file."""
+        try:
+            table = pq.read_table(path)
+            about: dict[str, Any] = json.loads(table.schema.metadata[b"manifest"])
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+            raise InputError(f"{path} is not a readable manifest ({error}); run the ingest command again") from error
+        return cls(
+            dataset=about["dataset"],
+            vocabulary=Vocabulary(labels=about["labels"]),
+            root=Path(about["root"]),
+            seed=about["seed"],
+            table=table.replace_schema_metadata(None).cast(SCHEMA),
+        )
+
+
+def make_manifest(
+    dataset: str, clips: Iterable[Clip], vocabulary: Vocabulary, root: Path, *, seed: int = 0, where: str = "the list"
+) -> Manifest:
+    """Checks `clips` and puts them in the seeded shuffle that makes every shard a mixture of classes.
+
+    The order depends on the set of clips and on `seed` alone, not on the order in which they were listed.
+    `where` names the list in errors. Raises InputError on an empty list, a bad or repeated key, an unknown label.
+    """
+    rows = sorted(clips, key=lambda clip: clip.key)
+    if not rows:
+        raise InputError(f"{where} has no clips; at least one is needed")
+    for previous, clip in zip([None, *rows[:-1]], rows, strict=True):
+        _check(clip, vocabulary, where)
+        if previous is not None and previous.key == clip.key:
+            raise InputError(
+                f"{where}: the key {clip.key!r} stands for two clips, {previous.source} and {clip.source}; "
+                "keys must be unique: rename one"
+            )
+    order = np.random.default_rng(seed).permutation(len(rows))
+    table = pa.Table.from_pylist([asdict(rows[i]) for i in order], schema=SCHEMA)
+    return Manifest(dataset=dataset, vocabulary=vocabulary, root=root.resolve(), seed=seed, table=table)
+
+
+def _check(clip: Clip, vocabulary: Vocabulary, where: str) -> None:
+    if not _KEY.fullmatch(clip.key) or len(clip.key.encode()) > MAX_KEY_BYTES:
+        raise InputError(
+            f"{where}: {clip.key!r} (of {clip.source}) can't be a key: a key has 1 to {MAX_KEY_BYTES} bytes, "
+            "no space, '.', ':' or slash, and doesn't start with '-'"
+        )
+    if clip.end_ms is not None and clip.end_ms <= (clip.start_ms or 0):
+        raise InputError(f"{where}: clip {clip.key} ends at {clip.end_ms} ms, which is not after its start")
+    try:
+        vocabulary.indices(clip.labels)
+    except InputError as error:
+        raise InputError(f"{where}: clip {clip.key} ({clip.source}): {error}") from error

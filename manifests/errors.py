@@ -1,0 +1,8 @@
+"""The one error a user sees."""
+
+
+class InputError(Exception):
+    """Something the user gave is wrong: the message says what, where, what was expected and what to do.
+
+    The command line prints it after ``error:`` and exits with status 2, without a traceback.
+    """

@@ -1,0 +1,1 @@
+"""Trains the paper's Multi-SSL and distillation iterations on a feature store."""
