@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +88,15 @@ class Manifest:
         try:
             table = pq.read_table(path)
             about: dict[str, Any] = json.loads(table.schema.metadata[b"manifest"])
-        except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+            return cls(
+                dataset=about["dataset"],
+                vocabulary=Vocabulary(labels=about["labels"]),
+                root=Path(about["root"]),
+                seed=about["seed"],
+                table=table.replace_schema_metadata(None).cast(SCHEMA),
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:  # Arrow's, JSON's and pydantic's are ValueErrors
             raise InputError(f"{path} is not a readable manifest ({error}); run the ingest command again") from error
-        return cls(
-            dataset=about["dataset"],
-            vocabulary=Vocabulary(labels=about["labels"]),
-            root=Path(about["root"]),
-            seed=about["seed"],
-            table=table.replace_schema_metadata(None).cast(SCHEMA),
-        )
 
 
 def make_manifest(
@@ -117,8 +117,8 @@ def make_manifest(
                 f"{where}: the key {clip.key!r} stands for two clips, {previous.source} and {clip.source}; "
                 "keys must be unique: rename one"
             )
-    order = np.random.default_rng(seed).permutation(len(rows))
-    table = pa.Table.from_pylist([asdict(rows[i]) for i in order], schema=SCHEMA)
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    table = pa.table({name: [getattr(rows[i], name) for i in order] for name in SCHEMA.names}, schema=SCHEMA)
     return Manifest(dataset=dataset, vocabulary=vocabulary, root=root.resolve(), seed=seed, table=table)
 
 
@@ -128,6 +128,8 @@ def _check(clip: Clip, vocabulary: Vocabulary, where: str) -> None:
             f"{where}: {clip.key!r} (of {clip.source}) can't be a key: a key has 1 to {MAX_KEY_BYTES} bytes, "
             "no space, '.', ':' or slash, and doesn't start with '-'"
         )
+    if clip.start_ms is not None and clip.start_ms < 0:
+        raise InputError(f"{where}: clip {clip.key} starts at {clip.start_ms} ms; expected 0 or later")
     if clip.end_ms is not None and clip.end_ms <= (clip.start_ms or 0):
         raise InputError(f"{where}: clip {clip.key} ends at {clip.end_ms} ms, which is not after its start")
     try:

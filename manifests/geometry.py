@@ -20,7 +20,7 @@ class FbankSpec(BaseModel):
     num_mel_bins: Literal[128] = 128
     low_hz: Literal[20] = 20
     high_hz: Literal[8000] = 8000
-    preemphasis: Literal[0.97] = 0.97
+    preemphasis: float = Field(default=0.97, ge=0.97, le=0.97)
     num_frames: Literal[256, 512, 1024] = 1024
 
     @property

@@ -1,0 +1,44 @@
+"""Files appear whole or not at all: written beside their place, synced, renamed in."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path; on success it is synced to disk and renamed to `path`, on any error removed.
+
+    The temporary name holds the process id, so that two writers of one file don't write into each other.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Replaces the file at `path` by `content` (text as UTF-8)."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes what killed writers left in `folder`; call it only when no writer is at work there."""
+    for temporary in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

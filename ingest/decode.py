@@ -1,0 +1,173 @@
+"""Files to mono waveforms: libsndfile where it knows the format, FFmpeg (PyAV) for the rest."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import av
+import av.error
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from ingest.ledger import ClipError, Reason
+
+# Formats that libsndfile reads; it is tried first for them, and FFmpeg first for all others.
+SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
+# On broken files the decoders' bindings raise these besides their own.
+DECODER_ERRORS = (soundfile.LibsndfileError, av.error.FFmpegError, ValueError, RuntimeError, ArithmeticError)
+# FFmpeg may open nothing but the file itself: no playlist or concatenation leads elsewhere.
+FFMPEG_OPTIONS = {"protocol_whitelist": "file"}
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What a file says of itself; `duration_s` is None where its container doesn't tell."""
+
+    codec: str
+    sample_rate_hz: int
+    num_channels: int
+    duration_s: float | None
+
+
+class AudioSource(Protocol):
+    """A file open for decoding."""
+
+    info: AudioInfo
+
+    def read(self, start: int, num_samples: int) -> NDArray[np.float32]:
+        """Up to `num_samples` mono samples from sample `start`, at the file's own rate; channels are averaged."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def decode(source: AudioSource, sample_rate_hz: int, start_s: float, duration_s: float) -> NDArray[np.float32]:
+    """The part [start_s, start_s + duration_s) of an open file as mono float32 at `sample_rate_hz`.
+
+    Shorter when the file ends before. Only the part wanted is kept in memory. Raises ClipError on NaN or Inf.
+    """
+    rate_hz = source.info.sample_rate_hz
+    native = source.read(round(start_s * rate_hz), round(duration_s * rate_hz))
+    if not np.isfinite(native).all():
+        raise ClipError(Reason.NON_FINITE, "NaN or Inf among the samples")
+    if rate_hz == sample_rate_hz or not native.size:
+        return native
+    resampled: NDArray[np.float32] = soxr.resample(native, rate_hz, sample_rate_hz, quality="HQ")
+    return resampled
+
+
+class _SoundFileSource:
+    """A file open in libsndfile."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = soundfile.SoundFile(path)
+        file = self._file
+        self.info = AudioInfo(
+            codec=f"{file.format}/{file.subtype}".lower(),
+            sample_rate_hz=file.samplerate,
+            num_channels=file.channels,
+            duration_s=file.frames / file.samplerate,
+        )
+
+    def read(self, start: int, num_samples: int) -> NDArray[np.float32]:
+        if start >= self._file.frames:
+            return np.zeros(0, np.float32)
+        self._file.seek(start)
+        frames: NDArray[np.float32] = self._file.read(num_samples, dtype="float32", always_2d=True)
+        return frames[:, 0] if frames.shape[1] == 1 else frames.mean(1, dtype=np.float32)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _FFmpegSource:
+    """A file open in FFmpeg; raises ClipError when it has no sound."""
+
+    def __init__(self, path: Path) -> None:
+        # The prefix keeps a file named like a URL or a device from being opened as one.
+        self._container = av.open(f"file:{path}", options=FFMPEG_OPTIONS)
+        streams = self._container.streams.audio
+        if not streams:
+            self._container.close()
+            raise ClipError(Reason.NO_AUDIO_STREAM, "the container holds no audio stream")
+        self._stream = stream = streams[0]
+        duration_s = None
+        if stream.duration is not None and stream.time_base is not None:
+            duration_s = float(stream.duration * stream.time_base)
+        elif self._container.duration is not None:
+            duration_s = self._container.duration / av.time_base
+        self.info = AudioInfo(stream.codec_context.name, stream.sample_rate, stream.channels, duration_s)
+
+    def read(self, start: int, num_samples: int) -> NDArray[np.float32]:
+        rate_hz = self.info.sample_rate_hz
+        if start > rate_hz:
+            # One second early: a codec needs some packets before its output is right.
+            self._container.seek(round((start / rate_hz - 1.0) * av.time_base))
+        parts, num_kept = [], 0
+        for position, samples in self._blocks():
+            wanted = samples[max(0, start - position) : max(0, start + num_samples - position)]
+            if wanted.size:
+                parts.append(wanted)
+                num_kept += wanted.size
+            if num_kept >= num_samples:
+                break
+        return np.concatenate(parts)[:num_samples] if parts else np.zeros(0, np.float32)
+
+    def _blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Mono blocks with the position of their first sample."""
+        resampler = av.AudioResampler(format="fltp")
+        position = None
+        for frame in self._container.decode(self._stream):
+            if position is None:
+                position = round((frame.time or 0.0) * self.info.sample_rate_hz)
+            for planar in resampler.resample(frame):
+                samples = planar.to_ndarray().mean(0, dtype=np.float32)
+                yield position, samples
+                position += samples.size
+
+    def close(self) -> None:
+        self._container.close()
+
+
+@contextmanager
+def open_audio(path: Path) -> Iterator[AudioSource]:
+    """Opens a file with the first decoder that takes it, and turns the decoders' errors into ClipErrors."""
+    try:
+        if path.stat().st_size == 0:
+            raise ClipError(Reason.NOT_AUDIO, "the file is empty")
+        with path.open("rb"):
+            source = _first_decoder(path)
+    except FileNotFoundError as error:
+        raise ClipError(Reason.MISSING, "no such file") from error
+    except OSError as error:
+        raise ClipError(Reason.UNREADABLE, error.strerror or str(error)) from error
+    try:
+        yield source
+    except DECODER_ERRORS as error:
+        raise ClipError(Reason.DECODE, _message(error)) from error
+    finally:
+        source.close()
+
+
+def _first_decoder(path: Path) -> AudioSource:
+    decoders: list[type[_SoundFileSource] | type[_FFmpegSource]] = [_SoundFileSource, _FFmpegSource]
+    if path.suffix.lower() not in SOUNDFILE_SUFFIXES:
+        decoders.reverse()
+    failures = []
+    for decoder in decoders:
+        try:
+            return decoder(path)
+        except DECODER_ERRORS as error:
+            failures.append(_message(error))
+    raise ClipError(Reason.NOT_AUDIO, "; ".join(failures))
+
+
+def _message(error: Exception) -> str:
+    """What a decoder says, without the path that it puts in front: paths differ between machines, ledgers must not."""
+    if isinstance(error, soundfile.LibsndfileError):
+        return str(error.error_string)
+    return str(getattr(error, "strerror", None) or type(error).__name__)

@@ -1,0 +1,80 @@
+"""Runs shard tasks in this process or on Ray: a sliding window of tasks, one shard a task."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from ingest.shards import ShardProgress, ShardTask, write_shard
+
+# Tasks waiting behind the running ones, so that no worker idles while the driver prepares the next.
+QUEUED_PER_WORKER = 1
+
+
+def run_in_process(tasks: Iterable[ShardTask]) -> Iterator[ShardProgress]:
+    """Makes the shards one after the other, without Ray."""
+    for task in tasks:
+        yield from _write_shard_on_one_thread(task)
+
+
+def run_on_ray(tasks: Iterable[ShardTask], num_workers: int | None) -> Iterator[ShardProgress]:
+    """Makes the shards on a local Ray with `num_workers` processes (None: one a core).
+
+    Only tasks and progress pass through the driver: a worker reads and writes files itself. At most
+    (1 + QUEUED_PER_WORKER) tasks a worker are submitted at a time, however many there are.
+    """
+    ray = _start_ray(num_workers)
+    try:
+        workers = num_workers or int(ray.cluster_resources()["CPU"])
+        remote = ray.remote(num_cpus=1, max_retries=2)(_write_shard_on_one_thread)
+        yield from _drain(ray, remote, iter(tasks), window=workers * (1 + QUEUED_PER_WORKER))
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(num_workers: int | None) -> Any:
+    # Imported here: Ray takes a second to import and --workers 0 does without it.
+    # Ray's own choice for later versions, which it warns of until it is made.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    ray.init(
+        num_cpus=num_workers,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    return ray
+
+
+def _write_shard_on_one_thread(task: ShardTask) -> Iterator[ShardProgress]:
+    """One thread: the parallelism is one shard a core, and sums over threads would round otherwise than over one."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield from write_shard(task)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _drain(ray: Any, remote: Any, tasks: Iterator[ShardTask], window: int) -> Iterator[ShardProgress]:
+    """Keeps `window` tasks submitted and yields their reports as they come."""
+    running: list[Any] = []
+    exhausted = False
+    while True:
+        while not exhausted and len(running) < window:
+            task = next(tasks, None)
+            if task is None:
+                exhausted = True
+            else:
+                running.append(remote.remote(task))
+        if not running:
+            return
+        ready, _ = ray.wait(running, num_returns=1)
+        for stream in ready:
+            try:
+                yield ray.get(next(stream))
+            except StopIteration:
+                running.remove(stream)

@@ -1,0 +1,86 @@
+"""The ledger: one row per clip asked for, in or not in the shard, with a typed reason where it is not."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Reason(StrEnum):
+    """Why a clip is not in its shard."""
+
+    MISSING = "missing"  # no such file
+    UNREADABLE = "unreadable"  # the file can't be opened: permission, a folder, an I/O error
+    NOT_AUDIO = "not_audio"  # no decoder knows the format
+    NO_AUDIO_STREAM = "no_audio_stream"  # a container without sound
+    DECODE = "decode"  # the decoder failed inside the file
+    TOO_SHORT = "too_short"  # less than one analysis frame of audio in the part wanted
+    NON_FINITE = "non_finite"  # NaN or Inf among the samples
+
+
+class ClipError(Exception):
+    """A clip can't be had; becomes a ledger row."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("ok", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        # absolute offsets in the tar of the arrays' data, behind the tar and npy headers
+        pa.field("fbank_offset", pa.int64()),
+        pa.field("hog_offset", pa.int64()),
+        pa.field("audio_offset", pa.int64()),
+        pa.field("audio_size", pa.int64()),
+        # frames of the clip itself; the rest of the fbank is its repetition
+        pa.field("num_frames", pa.int32()),
+        pa.field("crop_start_ms", pa.int64()),
+        pa.field("source_sha256", pa.string()),
+        pa.field("codec", pa.string()),
+        pa.field("source_rate_hz", pa.int32()),
+        pa.field("num_channels", pa.int32()),
+        pa.field("duration_s", pa.float64()),
+        pa.field("peak", pa.float64()),
+        pa.field("rms", pa.float64()),
+        pa.field("silent", pa.bool_()),
+        pa.field("short", pa.bool_()),
+        pa.field("clipped", pa.bool_()),
+        # sums over the fbank, from which the store's mean and standard deviation come
+        pa.field("fbank_sum", pa.float64()),
+        pa.field("fbank_sum_sq", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One row of a shard's sidecar; fields as in SCHEMA."""
+
+    key: str
+    ok: bool
+    reason: str | None = None
+    detail: str | None = None
+    fbank_offset: int | None = None
+    hog_offset: int | None = None
+    audio_offset: int | None = None
+    audio_size: int | None = None
+    num_frames: int | None = None
+    crop_start_ms: int | None = None
+    source_sha256: str | None = None
+    codec: str | None = None
+    source_rate_hz: int | None = None
+    num_channels: int | None = None
+    duration_s: float | None = None
+    peak: float | None = None
+    rms: float | None = None
+    silent: bool | None = None
+    short: bool | None = None
+    clipped: bool | None = None
+    fbank_sum: float | None = None
+    fbank_sum_sq: float | None = None

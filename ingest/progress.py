@@ -1,0 +1,67 @@
+"""Progress on stderr: a live bar on a terminal, a timed line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressDisplay:
+    """Counts `unit`s up to `total`; a context manager that always leaves the terminal as it was."""
+
+    def __init__(self, unit: str, total: int) -> None:
+        self._unit, self._total, self._done, self._note = unit, total, 0, ""
+        self._started = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn(unit),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(unit, total=total, rate="", note="")
+
+    def __enter__(self) -> "ProgressDisplay":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def advance(self, count: int, note: str = "") -> None:
+        """Counts `count` more; `note` says what else is worth knowing now."""
+        self._done, self._note = self._done + count, note
+        if self._bar is not None:
+            self._bar.update(self._task, advance=count, note=note, rate=f"{self._rate():.1f} {self._unit}/s")
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._print_line()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self._print_line()
+
+    def _rate(self) -> float:
+        return self._done / max(time.monotonic() - self._started, 1e-9)
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        elapsed_s, rate = self._last_line - self._started, self._rate()
+        remaining = f", {(self._total - self._done) / rate:.0f} s to go" if 0 < self._done < self._total else ""
+        note = f", {self._note}" if self._note else ""
+        print(
+            f"[{elapsed_s:7.1f} s] {self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s{note}{remaining}",
+            file=sys.stderr,
+            flush=True,
+        )

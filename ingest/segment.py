@@ -1,0 +1,40 @@
+"""Cuts long files into consecutive clips."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ingest.decode import open_audio
+from ingest.featurise import source_path
+from ingest.ledger import ClipError
+from manifests.clips import Clip, Manifest, make_manifest
+from manifests.errors import InputError
+
+
+def segment_manifest(manifest: Manifest, segment_s: float) -> Manifest:
+    """Every clip replaced by consecutive clips of `segment_s`; a rest shorter than half of that is dropped.
+
+    Keys get the start in milliseconds. A file whose length can't be read stays one clip, for the ledger to name.
+    """
+    if segment_s < 0.1:
+        raise InputError(f"--segment {segment_s:g} is too short; give at least 0.1 seconds")
+    clips = [part for clip in manifest.clips() for part in _segments(manifest, clip, round(segment_s * 1000))]
+    return make_manifest(manifest.dataset, clips, manifest.vocabulary, manifest.root, seed=manifest.seed)
+
+
+def _segments(manifest: Manifest, clip: Clip, segment_ms: int) -> Iterator[Clip]:
+    first_ms, end_ms = clip.start_ms or 0, clip.end_ms
+    if end_ms is None:
+        try:
+            with open_audio(source_path(manifest.root, clip.source)) as source:
+                duration_s = source.info.duration_s
+        except ClipError:
+            duration_s = None
+        if duration_s is None:
+            yield clip
+            return
+        end_ms = int(duration_s * 1000)
+    num_segments = max(1, (end_ms - first_ms + segment_ms // 2) // segment_ms)
+    for number in range(num_segments):
+        start_ms = first_ms + number * segment_ms
+        stop_ms = min(start_ms + segment_ms, end_ms)
+        yield replace(clip, key=f"{clip.key}_{start_ms:09d}", start_ms=start_ms, end_ms=max(stop_ms, start_ms + 1))
