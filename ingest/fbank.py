@@ -26,7 +26,14 @@ def _window(spec: FbankSpec) -> Tensor:
 def _mel_blocks(spec: FbankSpec) -> list[tuple[int, int, Tensor]]:
     """The mel banks as (first FFT bin, last + 1, weights (bins, MEL_BLOCK)) per block of mel bins."""
     banks, _ = kaldi.get_mel_banks(
-        spec.num_mel_bins, FFT_SIZE, float(spec.sample_rate_hz), float(spec.low_hz), float(spec.high_hz), 100.0, -500.0, 1.0
+        spec.num_mel_bins,
+        FFT_SIZE,
+        float(spec.sample_rate_hz),
+        float(spec.low_hz),
+        float(spec.high_hz),
+        100.0,
+        -500.0,
+        1.0,
     )  # (num_mel_bins, FFT_SIZE / 2)
     blocks = []
     for block in banks.split(MEL_BLOCK):

@@ -101,7 +101,7 @@ def featurise(clip: Clip, root: Path, spec: FbankSpec, hog_spec: HogSpec, seed: 
         flac=_flac(window.waveform, spec.sample_rate_hz) if keep_audio else None,
         window=window,
         num_frames=spec.frames_of(window.waveform.size),
-        source_sha256=_sha256(path),
+        source_sha256=file_sha256(path),
     )
 
 
@@ -111,6 +111,7 @@ def _flac(waveform: NDArray[np.float32], sample_rate_hz: int) -> bytes:
     return buffer.getvalue()
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

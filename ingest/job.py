@@ -138,9 +138,7 @@ def _tasks(manifest: Manifest, root: Path, store: StoreFile, shards: Iterable[in
         yield ShardTask(root.resolve(), manifest.root, store, shard, clips)
 
 
-def _make_shards(
-    manifest: Manifest, root: Path, store: StoreFile, missing: list[int], options: IngestOptions
-) -> None:
+def _make_shards(manifest: Manifest, root: Path, store: StoreFile, missing: list[int], options: IngestOptions) -> None:
     tasks = _tasks(manifest, root, store, missing)
     size = store.clips_per_shard
     num_clips = sum(min(size, len(manifest) - shard * size) for shard in missing)

@@ -28,10 +28,11 @@ def write_demo_audio(manifest: Manifest, seed: int) -> None:
     A file depends on (`seed`, key) alone. Raises InputError for a label that is no demo class, or a source outside the
     manifest's root.
     """
+    root = manifest.root.resolve()
     for clip in manifest.clips():
-        path = (manifest.root / clip.source).resolve()
-        if not path.is_relative_to(manifest.root):
-            raise InputError(f"clip {clip.key}: {clip.source} is outside {manifest.root}; sources must lie under it")
+        path = (root / clip.source).resolve()
+        if not path.is_relative_to(root):
+            raise InputError(f"clip {clip.key}: {clip.source} is outside {root}; sources must lie under it")
         if not path.exists():
             _write_clip(path, clip, seed)
 
@@ -234,8 +235,8 @@ def _filtered(waveform: Waveform, sample_rate_hz: int, gain: Callable[[Waveform]
     """`waveform` with its spectrum times gain(frequency in Hz)."""
     # The next power of two: an FFT of the length itself, often with a large prime factor, is several times slower.
     num_fft = 1 << (waveform.size - 1).bit_length()
-    spectrum = np.fft.rfft(waveform, num_fft) * gain(np.fft.rfftfreq(num_fft, 1 / sample_rate_hz))
-    return np.fft.irfft(spectrum, num_fft)[: waveform.size]
+    frequency_hz = np.linspace(0.0, sample_rate_hz / 2, num_fft // 2 + 1)
+    return np.fft.irfft(np.fft.rfft(waveform, num_fft) * gain(frequency_hz), num_fft)[: waveform.size]
 
 
 def _noise(canvas: Canvas, gain: Callable[[Waveform], Waveform]) -> Waveform:

@@ -81,7 +81,8 @@ def folder_manifest(root: Path, options: FolderOptions = DEFAULTS, *, seed: int 
     """
     root = existing_folder(root)
     entries = _listed(root, options, options.labels_csv) if options.labels_csv else _found(root, options)
-    require_files([(where, root / clip.source) for where, clip in entries], "restore them, or leave them out")
+    remedy = f"paths start from --root {root}: correct it, or restore the files"
+    require_files([(where, root / clip.source) for where, clip in entries], remedy)
     entries = _with_patterns(entries, options)
     vocabulary = _vocabulary(entries, options.vocabulary_file)
     where = str(options.labels_csv or root)

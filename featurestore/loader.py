@@ -1,0 +1,184 @@
+"""Batches of clips, read ahead in the background, in an order that is arithmetic (:mod:`featurestore.order`)."""
+
+import math
+import queue
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.order import ClipOrder
+from featurestore.reader import ShardReader
+from featurestore.store import Store
+from featurestore.teachercache import TeacherCache
+from manifests.errors import InputError
+
+NUM_READ_AHEAD = 3
+NUM_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clips side by side.
+
+    fbank (B, T, F) float16, not normalised; hog (B, T/16, F/16) float32: mean gradient magnitude per patch;
+    labels (B, C) float32, multi-hot; teacher (B, D) float32, NaN where the cache lacks a row, None without a cache.
+    """
+
+    rows: NDArray[np.int64]
+    keys: list[str]
+    fbank: NDArray[np.float16]
+    hog: NDArray[np.float32]
+    labels: NDArray[np.float32]
+    teacher: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderState:
+    """All that a loader needs to go on where it was: it resumes in constant time."""
+
+    snapshot: int
+    seed: int
+    step: int
+
+
+class Loader:
+    """Shuffled training batches of one rank; every clip exactly once an epoch, every batch full (see ClipOrder)."""
+
+    def __init__(
+        self,
+        store: Store,
+        rows: NDArray[np.int64],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        teacher: TeacherCache | None = None,
+    ) -> None:
+        """`rows` are the clips to train on, `batch_size` is that of one rank. Raises InputError when there are none."""
+        if not len(rows):
+            raise InputError(f"no clip of {store.root} is in the part asked for; see `featurestore info`")
+        self._source = _BatchSource(store, teacher)
+        self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._seed, self._snapshot = seed, store.snapshot.number
+        self.order = ClipOrder(rows, store.file.clips_per_shard, snapshot=self._snapshot, seed=seed)
+
+    def state(self, step: int) -> LoaderState:
+        """The state before `step`."""
+        return LoaderState(self._snapshot, self._seed, step)
+
+    def resume(self, state: LoaderState, num_steps: int | None = None) -> Iterator[Batch]:
+        """The batches from a state on. Raises InputError for the state of another order."""
+        if (state.snapshot, state.seed) != (self._snapshot, self._seed):
+            raise InputError(
+                f"the loader's state is of snapshot {state.snapshot}, seed {state.seed}; "
+                f"this loader reads snapshot {self._snapshot}, seed {self._seed}"
+            )
+        return self.batches(state.step, num_steps)
+
+    def batches(self, start_step: int = 0, num_steps: int | None = None) -> Iterator[Batch]:
+        """The batches of steps start_step, start_step + 1, ...; without end where `num_steps` is None."""
+
+        def all_rows() -> Iterator[NDArray[np.int64]]:
+            step = start_step
+            while num_steps is None or step < start_step + num_steps:
+                yield self.order.batch(step, self._batch_size, self._rank, self._world_size)
+                step += 1
+
+        return self._source.read_ahead(all_rows())
+
+
+def sequential_batches(
+    store: Store, rows: NDArray[np.int64], batch_size: int, teacher: TeacherCache | None = None
+) -> Iterator[Batch]:
+    """Every clip of `rows` once, in order; the last batch is as long as what is left."""
+    parts = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    return _BatchSource(store, teacher).read_ahead(parts)
+
+
+class _BatchSource:
+    """Makes batches of rows in a background thread."""
+
+    def __init__(self, store: Store, teacher: TeacherCache | None) -> None:
+        self._store, self._teacher = store, teacher
+        self._fbanks, self._hogs = _BufferPool(), _BufferPool()
+
+    def read_ahead(self, parts: Iterator[NDArray[np.int64]]) -> Iterator[Batch]:
+        """Batches of `parts`, up to NUM_READ_AHEAD of them ahead of the consumer; its errors come out here."""
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(NUM_READ_AHEAD)
+        stopped = threading.Event()
+        thread = threading.Thread(target=self._fill, args=(parts, ready, stopped), daemon=True, name="read-ahead")
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            thread.join()
+
+    def _fill(self, parts: Iterator[NDArray[np.int64]], ready: "queue.Queue[Any]", stopped: threading.Event) -> None:
+        reader = ShardReader(self._store)
+        last: BaseException | None = None
+        try:
+            with ThreadPoolExecutor(NUM_THREADS, "shard-reader") as pool:
+                for rows in parts:
+                    if not _put(ready, self._batch(rows, reader, pool), stopped):
+                        return
+        except BaseException as error:  # handed to the consumer, who raises it
+            last = error
+        finally:
+            reader.close()
+            _put(ready, last, stopped)
+
+    def _batch(self, rows: NDArray[np.int64], reader: ShardReader, pool: ThreadPoolExecutor) -> Batch:
+        fbanks = self._fbanks.take((len(rows), *reader.fbank_shape))
+        cells = self._hogs.take((len(rows), *reader.hog_shape))
+        reader.read(rows, fbanks, cells, pool)
+        # The sum over orientations, as a product because numpy's sums over short axes are slow.
+        hog = cells.astype(np.float32) @ np.ones(cells.shape[-1], np.float32)
+        teacher = None if self._teacher is None else self._teacher.embeddings(rows)
+        return Batch(rows, self._store.keys(rows), fbanks, hog, self._store.labels(rows), teacher)
+
+
+def _put(ready: "queue.Queue[Any]", item: Any, stopped: threading.Event) -> bool:
+    """Puts `item`, unless the consumer has stopped."""
+    while not stopped.is_set():
+        try:
+            ready.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+class _BufferPool:
+    """Memory used again once nobody holds it: fresh pages cost as much time as the reading itself.
+
+    An array over a bytearray is the base of all its views, and torch holds it too, so that the memory is free when that
+    array is gone.
+    """
+
+    def __init__(self) -> None:
+        self._memory: list[tuple[bytearray, weakref.ref[NDArray[np.float16]]]] = []
+
+    def take(self, shape: tuple[int, ...]) -> NDArray[np.float16]:
+        """A float16 array with arbitrary content that nobody else holds."""
+        num_bytes = 2 * math.prod(shape)
+        free = [entry for entry in self._memory if entry[1]() is None]
+        memory = next((block for block, _ in free if len(block) == num_bytes), None)
+        if memory is None:
+            memory = bytearray(num_bytes)
+        # What is free and not taken now is of another size, or more than the consumer needed: let it go.
+        self._memory = [entry for entry in self._memory if entry[1]() is not None or len(entry[0]) == num_bytes]
+        self._memory = [entry for entry in self._memory if entry[0] is not memory]
+        array = np.frombuffer(memory, np.float16)
+        self._memory.append((memory, weakref.ref(array)))
+        return array.reshape(shape)

@@ -1,0 +1,88 @@
+"""Reads clips from local shards by offset: one system call a clip, straight into the batch."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.store import Store
+from manifests.errors import InputError
+
+MAX_OPEN_SHARDS = 64
+FLOAT16_BYTES = 2
+
+
+class ShardReader:
+    """Reads fbanks and HOG of clips by row; safe to use from several threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = Lock()
+        self._open: OrderedDict[int, int] = OrderedDict()
+        spec, hog = store.file.fbank, store.file.hog
+        self.fbank_shape = (spec.num_frames, spec.num_mel_bins)
+        cells = (spec.num_frames // hog.cell_size, spec.num_mel_bins // hog.cell_size)
+        self.hog_shape = (*cells, hog.num_orientations)
+        self._fbank_offset, self._hog_offset = store.fbank_offset, store.hog_offset
+        fbank_bytes = int(np.prod(self.fbank_shape)) * FLOAT16_BYTES
+        ok = store.ok
+        # The padding and headers between a clip's fbank and its HOG, the same for all clips; read and thrown away.
+        gaps = np.unique(self._hog_offset[ok] - self._fbank_offset[ok] - fbank_bytes)
+        if len(gaps) != 1 or gaps[0] < 0:
+            raise InputError(f"{store.root}: fbank and HOG don't lie side by side; run `featurestore verify`")
+        self._gap = bytearray(int(gaps[0]))
+
+    def read(
+        self, rows: NDArray[np.int64], fbanks: NDArray[np.float16], hogs: NDArray[np.float16], pool: ThreadPoolExecutor
+    ) -> None:
+        """Fills `fbanks` (B, T, F) and `hogs` (B, T/16, F/16, 9), both float16 and contiguous, with the clips of `rows`."""
+        # In the order of the files, so that the disk sees runs and not jumps.
+        order = np.argsort(rows, kind="stable")
+        parts = np.array_split(order, getattr(pool, "_max_workers", 1))
+        for done in [pool.submit(self._read_some, part.tolist(), rows, fbanks, hogs) for part in parts]:
+            done.result()
+
+    def _read_some(
+        self, slots: Sequence[int], rows: NDArray[np.int64], fbanks: NDArray[np.float16], hogs: NDArray[np.float16]
+    ) -> None:
+        clips_per_shard = self._store.file.clips_per_shard
+        for slot in slots:
+            row = int(rows[slot])
+            shard = row // clips_per_shard
+            wanted = fbanks[slot].nbytes + len(self._gap) + hogs[slot].nbytes
+            buffers = [fbanks[slot].data, self._gap, hogs[slot].data]
+            got = os.preadv(self._descriptor(shard), buffers, int(self._fbank_offset[row]))
+            if got != wanted:
+                raise InputError(
+                    f"{self._store.tar(shard)} ends inside clip {self._store.clip(row).key}: "
+                    "run `featurestore verify`, delete the shard's .parquet and run the ingest command again"
+                )
+
+    def _descriptor(self, shard: int) -> int:
+        with self._lock:
+            descriptor = self._open.get(shard)
+            if descriptor is None:
+                descriptor = self._open[shard] = _open(self._store, shard)
+                if len(self._open) > MAX_OPEN_SHARDS:
+                    os.close(self._open.popitem(last=False)[1])
+            else:
+                self._open.move_to_end(shard)
+            return descriptor
+
+    def close(self) -> None:
+        with self._lock:
+            while self._open:
+                os.close(self._open.popitem()[1])
+
+
+def _open(store: Store, shard: int) -> int:
+    try:
+        return os.open(store.tar(shard), os.O_RDONLY)
+    except OSError as error:
+        raise InputError(
+            f"{store.tar(shard)} can't be opened ({error.strerror}); run the ingest command again to make it anew"
+        ) from error

@@ -1,0 +1,165 @@
+"""A teacher's outputs for every clip of a store, in Zarr v3: one Zarr chunk belongs to one tar."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from featurestore.store import Store
+from manifests.errors import InputError
+from manifests.vocabulary import Vocabulary
+
+FORMAT = 1
+Output = Literal["embedding", "logits", "tokens"]
+# Decoded chunks kept in memory: more than the shards that the loader has in use at a time.
+MAX_CHUNKS_IN_MEMORY = 48
+
+
+class TeacherAttributes(BaseModel):
+    """What a cache says of itself; it belongs to one teacher, one checkpoint and one content of the store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    teacher: str
+    embedding_dim: int
+    provenance: dict[str, Any]
+    store_fingerprint: str
+    snapshot: int
+    vocabulary: Vocabulary | None
+
+
+class TeacherCache:
+    """One teacher's arrays, for reading and, shard by shard, for writing. Rows without a value are NaN."""
+
+    def __init__(self, store: Store, name: str, *, writable: bool = False) -> None:
+        """Opens the cache `name` of `store`. Raises InputError when there is none or it belongs to another store."""
+        self._store = store
+        self.path = store.teacher_path(name)
+        if not self.path.is_dir():
+            made = ", ".join(sorted(path.stem for path in self.path.parent.glob("*.zarr"))) or "none"
+            raise InputError(
+                f"{store.root} has no cache of a teacher {name!r} (there are: {made}); "
+                f"make it with `featurestore build-teacher --model ...`"
+            )
+        self._group = _open_group(self.path, "r+" if writable else "r")
+        self.attributes = _attributes(self._group, self.path)
+        if self.attributes.store_fingerprint != store.snapshot.fingerprint:
+            raise InputError(
+                f"{self.path} was made from another content of the store (fingerprint "
+                f"{self.attributes.store_fingerprint[:12]}, the store's is {store.snapshot.fingerprint[:12]}); "
+                "delete it and run `featurestore build-teacher` again"
+            )
+        self._chunks: OrderedDict[int, NDArray[np.float16]] = OrderedDict()
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.attributes.embedding_dim
+
+    def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The pooled embeddings (len(rows), D) of the store's `rows`, float32; NaN where there are none."""
+        embeddings = np.empty((len(rows), self.embedding_dim), np.float32)
+        shards, positions = np.divmod(rows, self._store.file.clips_per_shard)
+        for shard in np.unique(shards):
+            inside = shards == shard
+            embeddings[inside] = self._chunk(int(shard))[positions[inside]]
+        return embeddings
+
+    def _chunk(self, shard: int) -> NDArray[np.float16]:
+        if shard in self._chunks:
+            self._chunks.move_to_end(shard)
+        else:
+            self._chunks[shard] = self.read("embedding", shard)
+            if len(self._chunks) > MAX_CHUNKS_IN_MEMORY:
+                self._chunks.popitem(last=False)
+        return self._chunks[shard]
+
+    def read(self, output: Output, shard: int) -> NDArray[np.float16]:
+        """All rows of one shard, (clips_per_shard, ...) float16."""
+        try:
+            values: NDArray[np.float16] = np.asarray(self._array(output)[self._rows(shard)])
+        except (ValueError, RuntimeError, OSError) as error:
+            raise InputError(
+                f"{self.path}/{output} is damaged in the rows of shard {shard} ({error}); "
+                "run `featurestore build-teacher` again to make them anew"
+            ) from error
+        return values
+
+    def has_shard(self, shard: int) -> bool:
+        """Whether every clip of a shard has finite values in all arrays."""
+        ok = self._store.ok[self._rows(shard)]
+        try:
+            return all(bool(np.isfinite(self.read(output, shard)[: len(ok)][ok]).all()) for output in self.outputs)
+        except InputError:
+            return False  # a torn chunk is as good as none: the caller makes it anew
+
+    def write(self, shard: int, values: dict[Output, NDArray[np.float16]]) -> None:
+        """Writes the rows of one shard, (clips_per_shard, ...) each: one chunk, so one writer."""
+        for output, rows in values.items():
+            self._array(output)[self._rows(shard)] = rows
+        self._chunks.pop(shard, None)
+
+    @property
+    def outputs(self) -> list[Output]:
+        names: tuple[Output, ...] = ("embedding", "logits", "tokens")
+        return [name for name in names if name in self._group]
+
+    def _array(self, output: Output) -> Any:
+        return self._group[output]
+
+    def _rows(self, shard: int) -> slice:
+        size = self._store.file.clips_per_shard
+        return slice(shard * size, (shard + 1) * size)
+
+
+def create_cache(
+    store: Store, name: str, attributes: TeacherAttributes, row_shapes: dict[Output, tuple[int, ...]]
+) -> TeacherCache:
+    """Makes an empty cache, or opens the one there is for more rows.
+
+    Raises InputError when the one there is comes from another checkpoint, input or content of the store.
+    """
+    path = store.teacher_path(name)
+    if path.exists():
+        cache = TeacherCache(store, name, writable=True)
+        wanted, found = attributes.model_dump(), cache.attributes.model_dump()
+        differing = [field for field in wanted if wanted[field] != found[field]]
+        if sorted(cache.outputs) != sorted(row_shapes):
+            differing.append("outputs")
+        if differing:
+            raise InputError(f"{path} is another cache: it differs in {', '.join(differing)}; delete it or use --name")
+        return cache
+    path.parent.mkdir(exist_ok=True)
+    rows = store.file.clips_per_shard
+    group = zarr.open_group(path, mode="w", zarr_format=3)
+    for output, shape in row_shapes.items():
+        group.create_array(
+            output,
+            shape=(store.file.num_shards * rows, *shape),
+            chunks=(rows, *shape),
+            dtype=np.float16,
+            fill_value=np.nan,
+            compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        )
+    # Last, so that a group without attributes is known to be half-made.
+    group.attrs.update(attributes.model_dump(mode="json"))
+    return TeacherCache(store, name, writable=True)
+
+
+def _open_group(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
+    try:
+        return zarr.open_group(path, mode=mode, zarr_format=3)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not a Zarr v3 group ({error}); delete it and build the teacher again") from error
+
+
+def _attributes(group: zarr.Group, path: Path) -> TeacherAttributes:
+    try:
+        return TeacherAttributes.model_validate(dict(group.attrs))
+    except ValidationError as error:
+        raise InputError(f"{path} is half-made or not a teacher's cache; delete it and build it again") from error
