@@ -27,7 +27,8 @@ class Batch:
     """Clips side by side.
 
     fbank (B, T, F) float16, not normalised; hog (B, T/16, F/16) float32: mean gradient magnitude per patch;
-    labels (B, C) float32, multi-hot; teacher (B, D) float32, NaN where the cache lacks a row, None without a cache.
+    labels (B, C) float32, multi-hot; teacher (B, D) float32, NaN where the cache lacks a row, None without a cache;
+    teacher_logits (B, C of the teacher) float32, where they were asked for.
     """
 
     rows: NDArray[np.int64]
@@ -36,6 +37,7 @@ class Batch:
     hog: NDArray[np.float32]
     labels: NDArray[np.float32]
     teacher: NDArray[np.float32] | None
+    teacher_logits: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,12 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         teacher: TeacherCache | None = None,
+        with_logits: bool = False,
     ) -> None:
         """`rows` are the clips to train on, `batch_size` is that of one rank. Raises InputError when there are none."""
         if not len(rows):
             raise InputError(f"no clip of {store.root} is in the part asked for; see `featurestore info`")
-        self._source = _BatchSource(store, teacher)
+        self._source = _BatchSource(store, teacher, with_logits)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._seed, self._snapshot = seed, store.snapshot.number
         self.order = ClipOrder(rows, store.file.clips_per_shard, snapshot=self._snapshot, seed=seed)
@@ -105,8 +108,9 @@ def sequential_batches(
 class _BatchSource:
     """Makes batches of rows in a background thread."""
 
-    def __init__(self, store: Store, teacher: TeacherCache | None) -> None:
+    def __init__(self, store: Store, teacher: TeacherCache | None, with_logits: bool = False) -> None:
         self._store, self._teacher = store, teacher
+        self._with_logits = with_logits and teacher is not None
         self._fbanks, self._hogs = _BufferPool(), _BufferPool()
 
     def read_ahead(self, parts: Iterator[NDArray[np.int64]]) -> Iterator[Batch]:
@@ -145,7 +149,8 @@ class _BatchSource:
         # The sum over orientations, as a product because numpy's sums over short axes are slow.
         hog = cells.astype(np.float32) @ np.ones(cells.shape[-1], np.float32)
         teacher = None if self._teacher is None else self._teacher.embeddings(rows)
-        return Batch(rows, self._store.keys(rows), fbanks, hog, self._store.labels(rows), teacher)
+        logits = self._teacher.logits(rows) if self._teacher is not None and self._with_logits else None
+        return Batch(rows, self._store.keys(rows), fbanks, hog, self._store.labels(rows), teacher, logits)
 
 
 def _put(ready: "queue.Queue[Any]", item: Any, stopped: threading.Event) -> bool:

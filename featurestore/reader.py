@@ -39,7 +39,7 @@ class ShardReader:
     def read(
         self, rows: NDArray[np.int64], fbanks: NDArray[np.float16], hogs: NDArray[np.float16], pool: ThreadPoolExecutor
     ) -> None:
-        """Fills `fbanks` (B, T, F) and `hogs` (B, T/16, F/16, 9), both float16 and contiguous, with the clips of `rows`."""
+        """Fills `fbanks` (B, T, F) and `hogs` (B, T/16, F/16, 9), float16 and contiguous, with the clips of `rows`."""
         # In the order of the files, so that the disk sees runs and not jumps.
         order = np.argsort(rows, kind="stable")
         parts = np.array_split(order, getattr(pool, "_max_workers", 1))

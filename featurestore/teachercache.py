@@ -55,7 +55,7 @@ class TeacherCache:
                 f"{self.attributes.store_fingerprint[:12]}, the store's is {store.snapshot.fingerprint[:12]}); "
                 "delete it and run `featurestore build-teacher` again"
             )
-        self._chunks: OrderedDict[int, NDArray[np.float16]] = OrderedDict()
+        self._chunks: OrderedDict[tuple[Output, int], NDArray[np.float16]] = OrderedDict()
 
     @property
     def embedding_dim(self) -> int:
@@ -63,21 +63,29 @@ class TeacherCache:
 
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The pooled embeddings (len(rows), D) of the store's `rows`, float32; NaN where there are none."""
-        embeddings = np.empty((len(rows), self.embedding_dim), np.float32)
+        return self._gather("embedding", rows)
+
+    def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The logits (len(rows), C) of the store's `rows`, in the order of `attributes.vocabulary`, float32."""
+        return self._gather("logits", rows)
+
+    def _gather(self, output: Output, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        values = np.empty((len(rows), *self._array(output).shape[1:]), np.float32)
         shards, positions = np.divmod(rows, self._store.file.clips_per_shard)
         for shard in np.unique(shards):
             inside = shards == shard
-            embeddings[inside] = self._chunk(int(shard))[positions[inside]]
-        return embeddings
+            values[inside] = self._chunk(output, int(shard))[positions[inside]]
+        return values
 
-    def _chunk(self, shard: int) -> NDArray[np.float16]:
-        if shard in self._chunks:
-            self._chunks.move_to_end(shard)
+    def _chunk(self, output: Output, shard: int) -> NDArray[np.float16]:
+        name = (output, shard)
+        if name in self._chunks:
+            self._chunks.move_to_end(name)
         else:
-            self._chunks[shard] = self.read("embedding", shard)
+            self._chunks[name] = self.read(output, shard)
             if len(self._chunks) > MAX_CHUNKS_IN_MEMORY:
                 self._chunks.popitem(last=False)
-        return self._chunks[shard]
+        return self._chunks[name]
 
     def read(self, output: Output, shard: int) -> NDArray[np.float16]:
         """All rows of one shard, (clips_per_shard, ...) float16."""
@@ -102,7 +110,7 @@ class TeacherCache:
         """Writes the rows of one shard, (clips_per_shard, ...) each: one chunk, so one writer."""
         for output, rows in values.items():
             self._array(output)[self._rows(shard)] = rows
-        self._chunks.pop(shard, None)
+            self._chunks.pop((output, shard), None)
 
     @property
     def outputs(self) -> list[Output]:

@@ -51,7 +51,8 @@ def _check_sums(root: Path) -> Iterator[Problem]:
     if not path.is_file():
         yield Problem(CHECKSUM_FILE, None, "is missing")
         return
-    listed = dict(reversed(line.split("  ", 1)) for line in path.read_text().splitlines())
+    lines = [line.split("  ", 1) for line in path.read_text().splitlines()]
+    listed = {name: digest for digest, name in lines}
     for name, digest in listed.items():
         if not name.endswith(".tar") and not (root / name).is_file():
             yield Problem(name, None, "is missing")

@@ -1,9 +1,12 @@
 """Files appear whole or not at all: written beside their place, synced, renamed in."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from manifests.errors import InputError
 
 TEMPORARY_SUFFIX = ".partial"
 
@@ -34,6 +37,20 @@ def remove_stale(folder: Path) -> None:
     """Removes what killed writers left in `folder`; call it only when no writer is at work there."""
     for temporary in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(folder: Path, what: str) -> Iterator[None]:
+    """Holds the folder's lock, which the system releases when this process ends, however it ends.
+
+    Raises InputError when another process holds it; `what` names the work that is done there.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another {what} is at work on {folder}; wait for it, or stop it") from error
+        yield
 
 
 def _sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files to mono waveforms: libsndfile where it knows the format, FFmpeg (PyAV) for the rest."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,12 @@ from ingest.ledger import ClipError, Reason
 SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 # On broken files the decoders' bindings raise these besides their own.
 DECODER_ERRORS = (soundfile.LibsndfileError, av.error.FFmpegError, ValueError, RuntimeError, ArithmeticError)
-# FFmpeg may open nothing but the file itself: no playlist or concatenation leads elsewhere.
-FFMPEG_OPTIONS = {"protocol_whitelist": "file"}
+# FFmpeg may open nothing but the file itself: no playlist or concatenation, which are formats too, leads elsewhere.
+FFMPEG_FORMATS = (
+    *("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dts", "eac3", "flac", "flv", "loas", "matroska"),
+    *("mov", "mp3", "mpeg", "mpegts", "ogg", "tta", "w64", "wav", "wv"),
+)
+FFMPEG_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(FFMPEG_FORMATS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +56,13 @@ def decode(source: AudioSource, sample_rate_hz: int, start_s: float, duration_s:
     Shorter when the file ends before. Only the part wanted is kept in memory. Raises ClipError on NaN or Inf.
     """
     rate_hz = source.info.sample_rate_hz
-    native = source.read(round(start_s * rate_hz), round(duration_s * rate_hz))
+    # Rounded up, and cut at the end: else a window of 11.025 kHz audio would come out one sample short.
+    native = source.read(round(start_s * rate_hz), math.ceil(duration_s * rate_hz))
     if not np.isfinite(native).all():
         raise ClipError(Reason.NON_FINITE, "NaN or Inf among the samples")
-    if rate_hz == sample_rate_hz or not native.size:
-        return native
-    resampled: NDArray[np.float32] = soxr.resample(native, rate_hz, sample_rate_hz, quality="HQ")
-    return resampled
+    if rate_hz != sample_rate_hz and native.size:
+        native = soxr.resample(native, rate_hz, sample_rate_hz, quality="HQ")
+    return native[: round(duration_s * sample_rate_hz)]
 
 
 class _SoundFileSource:
@@ -95,6 +100,8 @@ class _FFmpegSource:
             self._container.close()
             raise ClipError(Reason.NO_AUDIO_STREAM, "the container holds no audio stream")
         self._stream = stream = streams[0]
+        # A container's clock need not start at 0.
+        self._origin_s = (self._container.start_time or 0) / av.time_base
         duration_s = None
         if stream.duration is not None and stream.time_base is not None:
             duration_s = float(stream.duration * stream.time_base)
@@ -106,7 +113,7 @@ class _FFmpegSource:
         rate_hz = self.info.sample_rate_hz
         if start > rate_hz:
             # One second early: a codec needs some packets before its output is right.
-            self._container.seek(round((start / rate_hz - 1.0) * av.time_base))
+            self._container.seek(round((self._origin_s + start / rate_hz - 1.0) * av.time_base))
         parts, num_kept = [], 0
         for position, samples in self._blocks():
             wanted = samples[max(0, start - position) : max(0, start + num_samples - position)]
@@ -123,7 +130,7 @@ class _FFmpegSource:
         position = None
         for frame in self._container.decode(self._stream):
             if position is None:
-                position = round((frame.time or 0.0) * self.info.sample_rate_hz)
+                position = round(((frame.time or 0.0) - self._origin_s) * self.info.sample_rate_hz)
             for planar in resampler.resample(frame):
                 samples = planar.to_ndarray().mean(0, dtype=np.float32)
                 yield position, samples

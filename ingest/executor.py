@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ingest.shards import ShardProgress, ShardTask, write_shard
+from manifests.errors import InputError
 
 # Tasks waiting behind the running ones, so that no worker idles while the driver prepares the next.
 QUEUED_PER_WORKER = 1
@@ -78,3 +79,11 @@ def _drain(ray: Any, remote: Any, tasks: Iterator[ShardTask], window: int) -> It
                 yield ray.get(next(stream))
             except StopIteration:
                 running.remove(stream)
+            except ray.exceptions.RayTaskError as error:
+                # The text of Ray's own error is the worker's traceback.
+                raise error.cause from error
+            except ray.exceptions.RayError as error:
+                raise InputError(
+                    f"a worker process died ({type(error).__name__}); what was finished is kept: run the same command "
+                    "again, with fewer --workers, or with --workers 0 to see at which clip"
+                ) from error

@@ -57,7 +57,8 @@ def crop_start_ms(clip: Clip, duration_s: float | None, window_s: float, seed: i
     The point depends on (seed, key) alone, so that every teacher and every later run takes the same part.
     """
     first_ms = clip.start_ms or 0
-    end_ms = clip.end_ms if clip.end_ms is not None else (duration_s or 0.0) * 1000
+    known_ends_ms = [end for end in (clip.end_ms, duration_s and duration_s * 1000) if end is not None]
+    end_ms = min(known_ends_ms, default=0)
     slack_ms = int(end_ms - first_ms - window_s * 1000)
     if slack_ms <= 0:
         return first_ms

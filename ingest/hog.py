@@ -1,4 +1,4 @@
-"""Histograms of oriented gradients per 16x16 patch: scikit-image's cells before block normalisation, ten times as fast."""
+"""Histograms of oriented gradients per 16x16 patch: scikit-image's cells before block normalisation."""
 
 from functools import cache
 

@@ -1,19 +1,17 @@
 """An ingest: plans a store, makes the shards that are missing, and closes it with a snapshot."""
 
-import fcntl
 import hashlib
 import json
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from ingest.atomic import atomic_path, atomic_write, remove_stale
+from ingest.atomic import atomic_path, atomic_write, exclusive, remove_stale
 from ingest.executor import run_in_process, run_on_ray
 from ingest.layout import (
     CHECKSUM_FILE,
@@ -67,26 +65,21 @@ def ingest(manifest: Manifest, root: Path, options: IngestOptions) -> StoreFile:
     Raises InputError when `root` holds a store of another recipe, when another ingest is at work on it, or when more
     clips failed than `options.max_failures` allows.
     """
-    (root / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
-    with _exclusive(root):
-        store = _open_or_create(manifest, root, options)
-        remove_stale(root)
-        remove_stale(root / SHARD_FOLDER)
-        missing = _missing_shards(root, store, options.retry_failed)
-        if missing:
-            _make_shards(manifest, root, store, missing, options)
-        return _close(root, store, options.max_failures)
-
-
-@contextmanager
-def _exclusive(root: Path) -> Iterator[None]:
-    """Holds the store's lock, which the system releases when this process ends, however it ends."""
-    with (root / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another ingest is at work on {root}; wait for it, or stop it") from error
-        yield
+    try:
+        (root / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
+        with exclusive(root, "ingest"):
+            store = _open_or_create(manifest, root, options)
+            remove_stale(root)
+            remove_stale(root / SHARD_FOLDER)
+            missing = _missing_shards(root, store, options.retry_failed)
+            if missing:
+                _make_shards(manifest, root, store, missing, options)
+            return _close(root, store, options.max_failures)
+    except OSError as error:
+        raise InputError(
+            f"{root} can't be written: {error.strerror or error}; what was finished is kept, make room or mend the "
+            "folder and run the same command again"
+        ) from error
 
 
 def _open_or_create(manifest: Manifest, root: Path, options: IngestOptions) -> StoreFile:
@@ -143,13 +136,7 @@ def _make_shards(manifest: Manifest, root: Path, store: StoreFile, missing: list
     size = store.clips_per_shard
     num_clips = sum(min(size, len(manifest) - shard * size) for shard in missing)
     reports = run_in_process(tasks) if options.num_workers == 0 else run_on_ray(tasks, options.num_workers)
-    try:
-        _follow(reports, num_clips, options.max_failures)
-    except OSError as error:
-        raise InputError(
-            f"a shard in {root} can't be written: {error.strerror or error}; what was finished is kept, "
-            "make room or mend the folder and run the same command again"
-        ) from error
+    _follow(reports, num_clips, options.max_failures)
 
 
 def _follow(reports: Iterator[ShardProgress], num_clips: int, max_failures: float) -> None:
@@ -180,13 +167,18 @@ def _close(root: Path, store: StoreFile, max_failures: float) -> StoreFile:
     failures = [LedgerRow(**row) for side in sidecars for row in side.ledger.to_pylist() if not row["ok"]]
     if len(failures) > max_failures * store.num_clips_asked or len(failures) == store.num_clips_asked:
         raise _too_many_failures(failures, store.num_clips_asked, max_failures)
+    _write_if_new(root / INDEX_FILE, _wids_index(root, store, sidecars))
+    # Looked at even where the tars stay as they were: a clip tried again may fail in another way.
+    _write_if_new(root / CHECKSUM_FILE, _checksums(root, store, sidecars))
     closed = store.model_copy(update={"snapshots": (_snapshot(store, sidecars),)})
-    if closed == store:
-        return store
-    atomic_write(root / INDEX_FILE, _wids_index(root, store, sidecars))
-    atomic_write(root / CHECKSUM_FILE, _checksums(root, store, sidecars))
-    write_store_file(root, closed)
+    if closed != store:
+        write_store_file(root, closed)
     return closed
+
+
+def _write_if_new(path: Path, content: str) -> None:
+    if not path.exists() or path.read_text() != content:
+        atomic_write(path, content)
 
 
 def _required_sidecar(root: Path, store: StoreFile, shard: int) -> Sidecar:

@@ -16,10 +16,11 @@ class ProgressDisplay:
     def __init__(self, unit: str, total: int) -> None:
         self._unit, self._total, self._done, self._note = unit, total, 0, ""
         self._started = self._last_line = time.monotonic()
+        self._what = ""
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = Progress(
-                TextColumn(unit),
+                TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
@@ -35,6 +36,12 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.start()
         return self
+
+    def describe(self, what: str) -> None:
+        """Says what is being counted, besides the unit."""
+        self._what = what
+        if self._bar is not None:
+            self._bar.update(self._task, description=what)
 
     def advance(self, count: int, note: str = "") -> None:
         """Counts `count` more; `note` says what else is worth knowing now."""
@@ -61,7 +68,7 @@ class ProgressDisplay:
         remaining = f", {(self._total - self._done) / rate:.0f} s to go" if 0 < self._done < self._total else ""
         note = f", {self._note}" if self._note else ""
         print(
-            f"[{elapsed_s:7.1f} s] {self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s{note}{remaining}",
+            f"[{elapsed_s:7.1f} s] {self._what}{' ' if self._what else ''}{self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s{note}{remaining}",
             file=sys.stderr,
             flush=True,
         )

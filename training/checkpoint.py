@@ -1,0 +1,103 @@
+"""Checkpoints: one file that says what it is, whole or absent, loaded without pickles."""
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from ingest.atomic import atomic_path
+from manifests.errors import InputError
+from manifests.geometry import FbankSpec
+from manifests.vocabulary import Vocabulary
+from training.config import ModelConfig
+from training.inputs import Normalisation
+from training.model.networks import Student
+
+FORMAT = 1
+Stage = Literal["multissl", "distill"]
+
+
+class About(BaseModel):
+    """All that is needed to use a checkpoint without the run that made it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    stage: Stage
+    iteration: int
+    step: int  # steps done
+    num_steps: int
+    best: float | None = None  # the best score so far: a metric of held-out clips, or minus the loss
+    model: ModelConfig
+    fbank: FbankSpec
+    mean: float
+    std: float
+    vocabulary: Vocabulary
+    one_label: bool
+    teacher_dim: int | None
+    store_fingerprint: str
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.num_steps
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return Normalisation(self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`network` and `optimiser` are state dicts; `optimiser` is absent from best.pt."""
+
+    about: About
+    network: dict[str, Tensor]
+    optimiser: dict[str, Any] | None = None
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes a checkpoint, replacing an older one only when the new one is whole."""
+    content = {
+        "about": json.dumps(checkpoint.about.model_dump(mode="json")),
+        "network": checkpoint.network,
+        "optimiser": checkpoint.optimiser,
+    }
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise InputError(f"{path} can't be written ({error}); make room and run the same command again") from error
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Reads a checkpoint of ours. Raises InputError for any other file."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        about = About.model_validate(json.loads(content["about"]))
+        return Checkpoint(about, content["network"], content["optimiser"])
+    except OSError as error:
+        raise InputError(f"the checkpoint {path} can't be read: {error.strerror or error}") from error
+    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
+        reason = "it has other fields" if isinstance(error, ValidationError) else str(error).splitlines()[0][:200]
+        raise InputError(
+            f"{path} is not a whole checkpoint of this trainer ({reason}); expected a file like RUN/iter1/distill/last.pt"
+        ) from error
+
+
+def load_student(checkpoint: Checkpoint) -> Student:
+    """The network of a distillation checkpoint, in evaluation mode. Raises InputError for one of another stage."""
+    about = checkpoint.about
+    if about.stage != "distill":
+        raise InputError(
+            "this checkpoint is of the Multi-SSL stage and can't classify; take one of a distill stage, "
+            "like RUN/iter1/distill/last.pt"
+        )
+    student = Student(about.model, len(about.vocabulary), about.teacher_dim, torch.Generator())
+    student.load_state_dict(checkpoint.network)
+    return student.eval()

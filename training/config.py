@@ -1,0 +1,180 @@
+"""The configuration of a run: one documented model per component, presets in TOML, unknown keys refused."""
+
+import json
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from manifests.errors import InputError
+from manifests.geometry import PatchGrid
+
+PRESETS = ("demo", "tiny", "small", "base")
+
+
+class Section(BaseModel):
+    """A part of the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """Sizes of the networks. The perceptrons are width - 2 width - width."""
+
+    num_frames: Literal[256, 512, 1024]  # of the fbank that the model sees; at most the store's
+    width: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    mae_width: int = Field(gt=0)
+    mae_depth: int = Field(gt=0)
+    mae_num_heads: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "ModelConfig":
+        for width, heads in ((self.width, self.num_heads), (self.mae_width, self.mae_num_heads)):
+            if width % heads or width % 4:
+                raise ValueError(f"a width of {width} must be a multiple of its {heads} heads and of 4")
+        return self
+
+    @property
+    def grid(self) -> PatchGrid:
+        return PatchGrid(num_frames=self.num_frames)
+
+
+class OptimiserConfig(Section):
+    """AdamW under a warm-up and a cosine; `peak_lr` is that of the first iteration."""
+
+    epochs: float = Field(ge=0)
+    batch_size: int = Field(gt=0)
+    peak_lr: float = Field(gt=0)
+    lr_factor_per_iteration: float = Field(default=0.8, gt=0)
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_gradient_norm: float = Field(default=3.0, gt=0)
+
+
+class MultiSSLConfig(Section):
+    """Equations (1)-(10). The switches are those of the paper's ablations (Tables 1, 2, 4, 5 and 6)."""
+
+    optimiser: OptimiserConfig
+    intra: bool = True  # the view with bands masked inside patches
+    inter: bool = True  # the view with whole patches masked
+    restore: bool = True  # (2), (3)
+    feature_mse: bool = True  # (4), (5)
+    feature_kl: bool = True  # (6), (7)
+    contrast: bool = True  # (8), (9)
+    hog_weight: bool = True  # S as the weight of restoration
+    sampling: Literal["hog", "inverted", "uniform"] = "hog"  # what the inter mask prefers
+    mask_ratio: float = Field(default=0.75, gt=0, lt=1)
+    intra_max_share: float = Field(default=0.5, gt=0, le=1)
+    temperature: float = Field(default=0.1, gt=0)
+    alpha: float = Field(default=1.0, ge=0)
+    beta: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "MultiSSLConfig":
+        if not (self.intra or self.inter):
+            raise ValueError("intra and inter are both off: there is no view to learn from; set epochs = 0 to skip")
+        if not (self.restore or self.feature_mse or self.feature_kl or self.contrast):
+            raise ValueError("all losses are off: there is nothing to learn; set epochs = 0 to skip the stage")
+        return self
+
+
+class DistillConfig(Section):
+    """Equations (11)-(13). `teacher`: none, own (the previous iteration's model), or the name of a cache."""
+
+    optimiser: OptimiserConfig
+    teacher: str = "own"
+    gamma: float = Field(default=1.0, ge=0)  # weight of the feature regression
+    probability_weight: float = Field(default=0.0, ge=0, le=1)  # share of the teacher's probabilities in the target
+    loss: Literal["auto", "bce", "ce"] = "auto"  # auto: ce where every clip has one label
+
+
+class DataConfig(Section):
+    """What is trained on and what is held out; by default the store's own eval split, or fold 1, or a seeded fifth."""
+
+    eval_split: str | None = None
+    eval_fold: int | None = None
+    holdout_share: float = Field(default=0.2, gt=0, lt=1)
+    roll: bool = True  # random circular start, by whole patches
+
+
+class RunConfig(Section):
+    """A run; `source` says where the preset's numbers come from."""
+
+    source: str
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA
+    checkpoint_every_steps: int = Field(default=100, gt=0)
+    model: ModelConfig
+    multissl: MultiSSLConfig
+    distill: DistillConfig
+    data: DataConfig = DataConfig()
+
+
+def load_config(preset: str, changes: list[str] | None = None) -> RunConfig:
+    """A preset by name, or a TOML file, with `changes` like "multissl.mask_ratio=0.5" applied.
+
+    Raises InputError naming the key that is unknown or wrong.
+    """
+    content = _read_preset(preset)
+    for change in changes or []:
+        _apply(content, change)
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"configuration of {preset}: {where}: {first['msg']} (value: {first['input']!r})") from error
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    try:
+        if preset in PRESETS:
+            return tomllib.loads((files("training") / "presets" / f"{preset}.toml").read_text())
+        if not preset.endswith(".toml"):
+            raise InputError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}, or give a .toml file")
+        return tomllib.loads(Path(preset).read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{preset} can't be read as TOML: {error}") from error
+
+
+def _apply(content: dict[str, Any], change: str) -> None:
+    """Sets one dotted key; the value is TOML where it parses as such, else a string."""
+    name, separator, text = change.partition("=")
+    if not separator or not name:
+        raise InputError(f"--set {change!r} is not of the form key=value, like multissl.mask_ratio=0.5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = name.strip().split(".")
+    target = content
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise InputError(f"--set {change!r}: {section} is a value and has no keys")
+    target[last] = value
+
+
+def differences(one: RunConfig, other: RunConfig) -> list[str]:
+    """The dotted keys in which two configurations differ, with both values."""
+    flat_one, flat_other = (_flat(config.model_dump(mode="json")) for config in (one, other))
+    return [
+        f"{key} ({flat_one.get(key)} and {flat_other.get(key)})"
+        for key in flat_one | flat_other
+        if flat_one.get(key) != flat_other.get(key)
+    ]
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value)
+    return flat

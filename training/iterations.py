@@ -1,0 +1,209 @@
+"""Iterations: Multi-SSL from the previous model, labels and distillation, evaluation; each kept once it is done."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from featurestore.build import build_teacher
+from featurestore.loader import Loader
+from featurestore.store import Store
+from featurestore.teachercache import TeacherCache
+from ingest.atomic import atomic_write
+from manifests.errors import InputError
+from training.checkpoint import About
+from training.config import OptimiserConfig, RunConfig
+from training.distill import Task, distill_losses, teacher_columns
+from training.evaluate import Evaluation, evaluate
+from training.loop import LAST, Machine, StagePlan, train_stage
+from training.model.networks import MultiSSLNetwork, Student
+from training.multissl import multissl_losses
+from training.schedule import iteration_peak, num_steps_of
+from training.seeds import generator_for
+from training.splits import Split
+from training.teacher import load_checkpoint_teacher
+
+NO_TEACHER, OWN_TEACHER = "none", "own"
+EVAL_FILE = "eval.json"
+
+
+@dataclass(frozen=True)
+class IterationResult:
+    """An iteration's checkpoint and figures; both None where its distillation has no epochs."""
+
+    iteration: int
+    teacher: str | None
+    checkpoint: Path | None
+    evaluation: Evaluation | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: what is trained on what, where it is kept, and on which machine."""
+
+    store: Store
+    config: RunConfig
+    split: Split
+    folder: Path
+    machine: Machine
+
+    @property
+    def one_label(self) -> bool:
+        loss = self.config.distill.loss
+        return not self.store.is_multi_label if loss == "auto" else loss == "ce"
+
+    def num_steps(self, optimiser: OptimiserConfig) -> int:
+        return num_steps_of(optimiser.epochs, len(self.split.train), optimiser.batch_size)
+
+
+def run_iterations(run: Run, num_iterations: int) -> list[IterationResult]:
+    """Does iterations 1..num_iterations; those that are done are read, an interrupted one goes on."""
+    results = []
+    previous = _Models(None, None)
+    for iteration in range(1, num_iterations + 1):
+        previous, result = _iterate(run, iteration, previous)
+        results.append(result)
+    return results
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The last Multi-SSL network and student, as state dicts, for the next iteration to start from."""
+
+    multissl: dict[str, torch.Tensor] | None
+    student: dict[str, torch.Tensor] | None
+
+
+def _iterate(run: Run, iteration: int, previous: _Models) -> tuple[_Models, IterationResult]:
+    multissl = _multissl_stage(run, iteration, previous)
+    if run.num_steps(run.config.distill.optimiser) == 0:
+        return _Models(multissl, None), IterationResult(iteration, None, None, None)
+    teacher_name = _teacher_name(run, iteration)
+    cache = None if teacher_name is None else TeacherCache(run.store, teacher_name)
+    start = previous.student if multissl is None else multissl
+    student, evaluation = _distill_stage(run, iteration, start, cache)
+    atomic_write(run.folder / f"iter{iteration}" / EVAL_FILE, json.dumps(evaluation.as_dict(), indent=1) + "\n")
+    path = run.folder / f"iter{iteration}" / "distill" / LAST
+    return _Models(multissl, student), IterationResult(iteration, teacher_name, path, evaluation)
+
+
+def _multissl_stage(run: Run, iteration: int, previous: _Models) -> dict[str, torch.Tensor] | None:
+    """Trains the Multi-SSL stage; None where it has no epochs."""
+    config = run.config.multissl
+    num_steps = run.num_steps(config.optimiser)
+    if num_steps == 0:
+        return None
+    name = f"iter{iteration}/multissl"
+    network = MultiSSLNetwork(run.config.model, generator_for(run.config.seed, name, "initialise"))
+    if previous.multissl is not None:
+        network.load_state_dict(previous.multissl)
+    if previous.student is not None:
+        network.aft.load_state_dict(aft_weights(previous.student))
+    plan = StagePlan(
+        name=name,
+        network=network,
+        losses=lambda inputs, generator: multissl_losses(network, inputs, config, generator),
+        loader=Loader(run.store, run.split.train, config.optimiser.batch_size, seed=_loader_seed(run, name)),
+        optimiser=config.optimiser,
+        peak_lr=iteration_peak(config.optimiser.peak_lr, config.optimiser.lr_factor_per_iteration, iteration),
+        about=_about(run, "multissl", iteration, num_steps, None),
+        seed=run.config.seed,
+        roll=run.config.data.roll,
+        checkpoint_every_steps=run.config.checkpoint_every_steps,
+    )
+    return train_stage(plan, run.folder, run.machine).network
+
+
+def _distill_stage(
+    run: Run, iteration: int, start: dict[str, torch.Tensor] | None, cache: TeacherCache | None
+) -> tuple[dict[str, torch.Tensor], Evaluation]:
+    """Trains on labels and, with a cache, on the teacher's embeddings; `start` holds the AFT to begin with."""
+    config, store = run.config.distill, run.store
+    if not store.num_classes:
+        raise InputError(
+            f"{store.root} has no labels to learn from; do Multi-SSL alone with --set distill.optimiser.epochs=0"
+        )
+    name = f"iter{iteration}/distill"
+    teacher_dim = None if cache is None else cache.embedding_dim
+    student = Student(
+        run.config.model, store.num_classes, teacher_dim, generator_for(run.config.seed, name, "initialise")
+    )
+    if start is not None:
+        student.aft.load_state_dict(aft_weights(start))
+    with_logits = cache is not None and config.probability_weight > 0
+    columns = None
+    if cache is not None and with_logits:
+        columns = teacher_columns(store.file.vocabulary, cache.attributes.vocabulary).to(run.machine.device)
+    task = Task(run.one_label, columns)
+    batch_size = config.optimiser.batch_size
+    loader = Loader(
+        store, run.split.train, batch_size, seed=_loader_seed(run, name), teacher=cache, with_logits=with_logits
+    )
+    about = _about(run, "distill", iteration, run.num_steps(config.optimiser), teacher_dim)
+
+    def figures() -> Evaluation:
+        return evaluate(
+            student, store, run.split, about.normalisation, run.machine.device, one_label=run.one_label
+        )
+
+    plan = StagePlan(
+        name=name,
+        network=student,
+        losses=lambda inputs, _: distill_losses(student, inputs, config, task),
+        loader=loader,
+        optimiser=config.optimiser,
+        peak_lr=iteration_peak(config.optimiser.peak_lr, config.optimiser.lr_factor_per_iteration, iteration),
+        about=about,
+        seed=run.config.seed,
+        roll=run.config.data.roll,
+        checkpoint_every_steps=run.config.checkpoint_every_steps,
+        evaluate=figures,
+    )
+    return train_stage(plan, run.folder, run.machine).network, figures()
+
+
+def _teacher_name(run: Run, iteration: int) -> str | None:
+    """The cache to distil from; the own teacher's is made here, from the previous iteration's student."""
+    wanted = run.config.distill.teacher
+    if wanted == NO_TEACHER or (wanted == OWN_TEACHER and iteration == 1):
+        return None
+    if wanted != OWN_TEACHER:
+        return wanted
+    teacher = load_checkpoint_teacher(run.folder / f"iter{iteration - 1}" / "distill" / LAST)
+    # Named by content: two runs' teachers, or one trained anew, never share a cache.
+    name = f"own-{teacher.provenance['checkpoint_sha256'][:12]}"
+    result = build_teacher(run.store, teacher, name)
+    if result.failures:
+        raise InputError(f"the previous iteration's model has no embedding for {result.failures[0]}")
+    return name
+
+
+def aft_weights(network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The AFT's part of a network's state dict."""
+    prefix = "aft."
+    return {name.removeprefix(prefix): weight for name, weight in network.items() if name.startswith(prefix)}
+
+
+def _about(run: Run, stage: str, iteration: int, num_steps: int, teacher_dim: int | None) -> About:
+    file, snapshot = run.store.file, run.store.snapshot
+    return About(
+        stage="multissl" if stage == "multissl" else "distill",
+        iteration=iteration,
+        step=0,
+        num_steps=num_steps,
+        model=run.config.model,
+        fbank=file.fbank,
+        mean=snapshot.mean,
+        std=snapshot.std,
+        vocabulary=file.vocabulary,
+        one_label=run.one_label,
+        teacher_dim=teacher_dim,
+        store_fingerprint=snapshot.fingerprint,
+    )
+
+
+def _loader_seed(run: Run, name: str) -> int:
+    return generator_for(run.config.seed, name, "order").initial_seed()
+
+

@@ -1,0 +1,1 @@
+"""The networks: AFT, MAE encoder and heads."""

@@ -1,0 +1,78 @@
+"""Pre-norm transformer blocks, as in ViT (Dosovitskiy et al. 2021)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6
+MLP_RATIO = 4
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over (B, L, D)."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        num_clips, num_tokens, width = tokens.shape
+        qkv = self.qkv(tokens).reshape(num_clips, num_tokens, 3, self.num_heads, width // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, L, D / heads) each
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        attended: Tensor = self.output(mixed.transpose(1, 2).reshape(num_clips, num_tokens, width))
+        return attended
+
+
+class Perceptron(nn.Module):
+    """Two linear layers with a GELU between: width - hidden - width."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        mapped: Tensor = self.contract(F.gelu(self.expand(features)))
+        return mapped
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + perceptron(norm(x))."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attention = Attention(width, num_heads)
+        self.perceptron_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.perceptron = Perceptron(width, MLP_RATIO * width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(self.attention_norm(tokens))
+        out: Tensor = tokens + self.perceptron(self.perceptron_norm(tokens))
+        return out
+
+
+class Transformer(nn.Module):
+    """Blocks and a last norm over (B, L, D)."""
+
+    def __init__(self, width: int, depth: int, num_heads: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        for block in self.blocks:
+            tokens = block(tokens)
+        features: Tensor = self.norm(tokens)
+        return features
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Weights of linear layers from a normal distribution cut at two deviations of .02, biases 0, as in ViT."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
+            nn.init.zeros_(part.bias)

@@ -1,0 +1,54 @@
+"""The Multi-SSL step: three views of a clip, and what they should say of one another (equations 1-10)."""
+
+import torch
+from torch import Tensor
+
+from training import losses
+from training.config import MultiSSLConfig
+from training.inputs import Inputs
+from training.masks import inter_mask, intra_mask
+from training.model.aft import pool
+from training.model.networks import MultiSSLNetwork
+from training.model.patches import patchify
+from training.prior import saliency
+
+
+def multissl_losses(
+    network: MultiSSLNetwork, inputs: Inputs, config: MultiSSLConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The total "loss", equation (10), and its terms by name, as scalars.
+
+    All views pass through the AFT as one batch: the raw one, then those that are switched on.
+    """
+    aft = network.aft
+    grid = network.grid
+    target = patchify(inputs.fbank, grid)  # (B, L, 256)
+    prior = saliency(inputs.gradient_magnitude)  # S (B, L)
+    tokens, counted = [aft.embedding(target)], dict[str, Tensor | None]()
+    if config.intra:
+        hidden = intra_mask(len(target), grid, config.intra_max_share, generator)
+        tokens.append(aft.embedding(patchify(inputs.fbank.masked_fill(hidden, 0.0), grid)))
+        counted["intra"] = None
+    if config.inter:
+        mask = inter_mask(prior, config.mask_ratio, config.sampling, generator)
+        tokens.append(network.mae(target, mask.ids_keep).to(tokens[0].dtype))
+        counted["inter"] = mask.masked
+    raw, *views = aft.encode(aft.place(torch.cat(tokens))).chunk(len(tokens))
+    weight = prior if config.hog_weight else torch.ones_like(prior)
+    terms: dict[str, Tensor] = {}
+    for (view, patches), features in zip(counted.items(), views, strict=True):
+        if config.restore:
+            terms[f"{view}_restore"] = losses.restoration(network.restore(features), target, weight, patches)
+        if config.feature_mse:
+            terms[f"{view}_mse"] = losses.feature_mse(features, raw)
+        if config.feature_kl:
+            terms[f"{view}_kl"] = losses.feature_kl(features, raw)
+        if config.contrast:
+            terms[f"{view}_contrast"] = losses.contrast(pool(features), pool(raw), config.temperature)
+    return {"loss": total(terms, config), **terms}
+
+
+def total(terms: dict[str, Tensor], config: MultiSSLConfig) -> Tensor:
+    """alpha (restore + mse) + beta kl + contrast, summed over the views, equations (3) and (10)."""
+    factors = {"restore": config.alpha, "mse": config.alpha, "kl": config.beta, "contrast": 1.0}
+    return torch.stack([factors[name.split("_")[1]] * term for name, term in terms.items()]).sum()

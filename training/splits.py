@@ -1,0 +1,72 @@
+"""Which clips of a store are trained on and which are held out."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.store import Store
+from manifests.errors import InputError
+from training.config import DataConfig
+
+EVAL_NAMES = ("eval", "test", "validation", "valid", "val", "dev")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of the store: trained on, held out, and held out in the manifest (with those that failed in ingest)."""
+
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    num_listed: int
+    name: str
+
+
+def choose_split(store: Store, config: DataConfig, seed: int) -> Split:
+    """The split that the configuration names; else the store's eval split, else its first fold, else a seeded share.
+
+    Raises InputError when the split or fold named doesn't exist or leaves nothing to train on.
+    """
+    if config.eval_split is not None and config.eval_fold is not None:
+        raise InputError("data.eval_split and data.eval_fold are both given; choose one")
+    if config.eval_split is not None or (config.eval_fold is None and any(name in EVAL_NAMES for name in store.splits)):
+        name = config.eval_split or next(name for name in EVAL_NAMES if name in store.splits)
+        chosen = _by_split(store, name)
+    elif config.eval_fold is not None or store.folds:
+        chosen = _by_fold(store, store.folds[0] if config.eval_fold is None else config.eval_fold)
+    else:
+        chosen = _by_share(store, config.holdout_share, seed)
+    if not len(chosen.train) or not len(chosen.held_out):
+        raise InputError(
+            f"{store.root}: with {chosen.name} held out there are {len(chosen.train)} clips to train on and "
+            f"{len(chosen.held_out)} to evaluate; both need at least one"
+        )
+    return chosen
+
+
+def _by_split(store: Store, name: str) -> Split:
+    if name not in store.splits:
+        raise InputError(f"{store.root} has no split {name!r}; it has: {', '.join(store.splits) or 'none'}")
+    held_out, all_rows = store.rows(split=name), store.rows()
+    # Other evaluation parts aren't for training either.
+    apart = [store.rows(split=other) for other in store.splits if other in EVAL_NAMES or other == name]
+    return Split(np.setdiff1d(all_rows, np.concatenate(apart)), held_out, len(store.rows(split=name, asked=True)), name)
+
+
+def _by_fold(store: Store, fold: int) -> Split:
+    if fold not in store.folds:
+        folds = ", ".join(map(str, store.folds)) or "none"
+        raise InputError(f"{store.root} has no fold {fold}; it has: {folds}")
+    held_out = store.rows(fold=fold)
+    listed = len(store.rows(fold=fold, asked=True))
+    return Split(np.setdiff1d(store.rows(), held_out), held_out, listed, f"fold {fold}")
+
+
+def _by_share(store: Store, share: float, seed: int) -> Split:
+    """Held out by a hash of the key, so that a clip stays on its side when others come."""
+    rows = store.rows(asked=True)
+    digests = [hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8] for key in store.keys(rows)]
+    held_out = np.array([int.from_bytes(digest, "big") < share * 2**64 for digest in digests])
+    ok = store.ok[rows]
+    return Split(rows[~held_out & ok], rows[held_out & ok], int(held_out.sum()), f"a seeded share of {share:g}")
