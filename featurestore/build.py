@@ -36,7 +36,7 @@ def build_teacher(store: Store, teacher: Teacher, name: str, *, with_tokens: boo
 
     Raises InputError when the teacher doesn't fit the store, or a cache of that name holds something else.
     """
-    _check_input(store, teacher)
+    _check_input(store, teacher, with_tokens)
     cache = _open_cache(store, teacher, name, with_tokens)
     missing = [shard for shard in range(store.file.num_shards) if not cache.has_shard(shard)]
     failures: list[str] = []
@@ -49,11 +49,16 @@ def build_teacher(store: Store, teacher: Teacher, name: str, *, with_tokens: boo
     return BuildResult(cache, len(store) - len(failures), failures)
 
 
-def _check_input(store: Store, teacher: Teacher) -> None:
+def _check_input(store: Store, teacher: Teacher, with_tokens: bool) -> None:
     if isinstance(teacher.input, FbankInput) and teacher.input.fbank != store.file.fbank:
         raise InputError(
             f"the teacher {teacher.name!r} takes fbanks of {teacher.input.fbank.num_frames} frames, and "
             f"{store.root} holds {store.file.fbank.num_frames}: ingest the store again with another --num-frames"
+        )
+    if isinstance(teacher.input, WaveformInput) and with_tokens:
+        raise InputError(
+            f"the teacher {teacher.name!r} takes waveforms, and clips of different lengths would have different "
+            "numbers of tokens; leave --tokens out"
         )
 
 

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,17 +130,15 @@ class _BatchSource:
             thread.join()
 
     def _fill(self, parts: Iterator[NDArray[np.int64]], ready: "queue.Queue[Any]", stopped: threading.Event) -> None:
-        reader = ShardReader(self._store)
         last: BaseException | None = None
         try:
-            with ThreadPoolExecutor(NUM_THREADS, "shard-reader") as pool:
+            with closing(ShardReader(self._store)) as reader, ThreadPoolExecutor(NUM_THREADS, "shard-reader") as pool:
                 for rows in parts:
                     if not _put(ready, self._batch(rows, reader, pool), stopped):
                         return
         except BaseException as error:  # handed to the consumer, who raises it
             last = error
         finally:
-            reader.close()
             _put(ready, last, stopped)
 
     def _batch(self, rows: NDArray[np.int64], reader: ShardReader, pool: ThreadPoolExecutor) -> Batch:
@@ -173,10 +172,15 @@ class _BufferPool:
 
     def __init__(self) -> None:
         self._memory: list[tuple[bytearray, weakref.ref[NDArray[np.float16]]]] = []
+        # Two iterators of one loader fill their batches at the same time.
+        self._lock = threading.Lock()
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.float16]:
         """A float16 array with arbitrary content that nobody else holds."""
-        num_bytes = 2 * math.prod(shape)
+        with self._lock:
+            return self._take(2 * math.prod(shape)).reshape(shape)
+
+    def _take(self, num_bytes: int) -> NDArray[np.float16]:
         free = [entry for entry in self._memory if entry[1]() is None]
         memory = next((block for block, _ in free if len(block) == num_bytes), None)
         if memory is None:
@@ -186,4 +190,4 @@ class _BufferPool:
         self._memory = [entry for entry in self._memory if entry[0] is not memory]
         array = np.frombuffer(memory, np.float16)
         self._memory.append((memory, weakref.ref(array)))
-        return array.reshape(shape)
+        return array

@@ -22,7 +22,7 @@ class ShardReader:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = Lock()
-        self._open: OrderedDict[int, int] = OrderedDict()
+        self._open: OrderedDict[int, _OpenFile] = OrderedDict()
         spec, hog = store.file.fbank, store.file.hog
         self.fbank_shape = (spec.num_frames, spec.num_mel_bins)
         cells = (spec.num_frames // hog.cell_size, spec.num_mel_bins // hog.cell_size)
@@ -55,28 +55,44 @@ class ShardReader:
             shard = row // clips_per_shard
             wanted = fbanks[slot].nbytes + len(self._gap) + hogs[slot].nbytes
             buffers = [fbanks[slot].data, self._gap, hogs[slot].data]
-            got = os.preadv(self._descriptor(shard), buffers, int(self._fbank_offset[row]))
+            file = self._file(shard)
+            try:
+                got = os.preadv(file.descriptor, buffers, int(self._fbank_offset[row]))
+            except OSError as error:
+                raise InputError(
+                    f"{self._store.tar(shard)} can't be read at clip {self._store.clip(row).key} ({error.strerror}): "
+                    "run `featurestore verify`"
+                ) from error
             if got != wanted:
                 raise InputError(
                     f"{self._store.tar(shard)} ends inside clip {self._store.clip(row).key}: "
                     "run `featurestore verify`, delete the shard's .parquet and run the ingest command again"
                 )
 
-    def _descriptor(self, shard: int) -> int:
+    def _file(self, shard: int) -> "_OpenFile":
         with self._lock:
-            descriptor = self._open.get(shard)
-            if descriptor is None:
-                descriptor = self._open[shard] = _open(self._store, shard)
+            file = self._open.get(shard)
+            if file is None:
+                file = self._open[shard] = _OpenFile(_open(self._store, shard))
                 if len(self._open) > MAX_OPEN_SHARDS:
-                    os.close(self._open.popitem(last=False)[1])
+                    self._open.popitem(last=False)
             else:
                 self._open.move_to_end(shard)
-            return descriptor
+            return file
 
     def close(self) -> None:
         with self._lock:
-            while self._open:
-                os.close(self._open.popitem()[1])
+            self._open.clear()
+
+
+class _OpenFile:
+    """A descriptor that is closed when nobody holds it: another thread may be about to read from it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
 
 
 def _open(store: Store, shard: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from manifests.vocabulary import Vocabulary
 
 FORMAT = 1
 Output = Literal["embedding", "logits", "tokens"]
+OUTPUTS: tuple[Output, ...] = ("embedding", "logits", "tokens")
 # Decoded chunks kept in memory: more than the shards that the loader has in use at a time.
 MAX_CHUNKS_IN_MEMORY = 48
 
@@ -47,14 +49,17 @@ class TeacherCache:
                 f"{store.root} has no cache of a teacher {name!r} (there are: {made}); "
                 f"make it with `featurestore build-teacher --model ...`"
             )
-        self._group = _open_group(self.path, "r+" if writable else "r")
-        self.attributes = _attributes(self._group, self.path)
+        group = _open_group(self.path, "r+" if writable else "r")
+        self.attributes = _attributes(group, self.path)
         if self.attributes.store_fingerprint != store.snapshot.fingerprint:
             raise InputError(
                 f"{self.path} was made from another content of the store (fingerprint "
                 f"{self.attributes.store_fingerprint[:12]}, the store's is {store.snapshot.fingerprint[:12]}); "
                 "delete it and run `featurestore build-teacher` again"
             )
+        self._arrays = _open_arrays(group, self.path, store.file.num_shards * store.file.clips_per_shard)
+        # Loaders for training and evaluation read one cache at the same time.
+        self._lock = Lock()
         self._chunks: OrderedDict[tuple[Output, int], NDArray[np.float16]] = OrderedDict()
 
     @property
@@ -79,13 +84,14 @@ class TeacherCache:
 
     def _chunk(self, output: Output, shard: int) -> NDArray[np.float16]:
         name = (output, shard)
-        if name in self._chunks:
-            self._chunks.move_to_end(name)
-        else:
-            self._chunks[name] = self.read(output, shard)
-            if len(self._chunks) > MAX_CHUNKS_IN_MEMORY:
-                self._chunks.popitem(last=False)
-        return self._chunks[name]
+        with self._lock:
+            if name in self._chunks:
+                self._chunks.move_to_end(name)
+            else:
+                self._chunks[name] = self.read(output, shard)
+                if len(self._chunks) > MAX_CHUNKS_IN_MEMORY:
+                    self._chunks.popitem(last=False)
+            return self._chunks[name]
 
     def read(self, output: Output, shard: int) -> NDArray[np.float16]:
         """All rows of one shard, (clips_per_shard, ...) float16."""
@@ -110,15 +116,17 @@ class TeacherCache:
         """Writes the rows of one shard, (clips_per_shard, ...) each: one chunk, so one writer."""
         for output, rows in values.items():
             self._array(output)[self._rows(shard)] = rows
-            self._chunks.pop((output, shard), None)
+            with self._lock:
+                self._chunks.pop((output, shard), None)
 
     @property
     def outputs(self) -> list[Output]:
-        names: tuple[Output, ...] = ("embedding", "logits", "tokens")
-        return [name for name in names if name in self._group]
+        return list(self._arrays)
 
     def _array(self, output: Output) -> Any:
-        return self._group[output]
+        if output not in self._arrays:
+            raise InputError(f"{self.path} has no {output}, only {', '.join(self._arrays)}; choose another teacher")
+        return self._arrays[output]
 
     def _rows(self, shard: int) -> slice:
         size = self._store.file.clips_per_shard
@@ -135,7 +143,8 @@ def create_cache(
     path = store.teacher_path(name)
     if path.exists():
         cache = TeacherCache(store, name, writable=True)
-        wanted, found = attributes.model_dump(), cache.attributes.model_dump()
+        # As JSON, which knows no tuples, so that what was read equals what was written.
+        wanted, found = attributes.model_dump(mode="json"), cache.attributes.model_dump(mode="json")
         differing = [field for field in wanted if wanted[field] != found[field]]
         if sorted(cache.outputs) != sorted(row_shapes):
             differing.append("outputs")
@@ -162,7 +171,7 @@ def create_cache(
 def _open_group(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
     try:
         return zarr.open_group(path, mode=mode, zarr_format=3)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a Zarr v3 group ({error}); delete it and build the teacher again") from error
 
 
@@ -171,3 +180,14 @@ def _attributes(group: zarr.Group, path: Path) -> TeacherAttributes:
         return TeacherAttributes.model_validate(dict(group.attrs))
     except ValidationError as error:
         raise InputError(f"{path} is half-made or not a teacher's cache; delete it and build it again") from error
+
+
+def _open_arrays(group: zarr.Group, path: Path, num_rows: int) -> dict[Output, Any]:
+    try:
+        arrays: dict[Output, Any] = {name: group[name] for name in OUTPUTS if name in group}
+        whole = "embedding" in arrays and all(array.shape[0] == num_rows for array in arrays.values())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and build it again") from error
+    if not whole:
+        raise InputError(f"{path} is not whole, its embeddings or some rows are missing; delete it and build it again")
+    return arrays

@@ -34,8 +34,14 @@ def read_waveform(store: Store, row: int, sample_rate_hz: int) -> NDArray[np.flo
 
 
 def _from_shard(store: Store, row: int, offset: int, size: int, sample_rate_hz: int) -> NDArray[np.float32]:
-    with store.tar(row // store.file.clips_per_shard).open("rb") as file:
-        file.seek(offset)
-        samples, rate_hz = soundfile.read(io.BytesIO(file.read(size)), dtype="float32")
+    tar = store.tar(row // store.file.clips_per_shard)
+    try:
+        with tar.open("rb") as file:
+            file.seek(offset)
+            samples, rate_hz = soundfile.read(io.BytesIO(file.read(size)), dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise ClipError(Reason.DECODE, f"its FLAC in {tar}: {error.error_string}") from error
+    except OSError as error:
+        raise ClipError(Reason.UNREADABLE, f"{tar}: {error.strerror}") from error
     resampled: NDArray[np.float32] = soxr.resample(samples, rate_hz, sample_rate_hz, quality="HQ")
     return resampled

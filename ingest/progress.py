@@ -16,7 +16,7 @@ class ProgressDisplay:
     def __init__(self, unit: str, total: int) -> None:
         self._unit, self._total, self._done, self._note = unit, total, 0, ""
         self._started = self._last_line = time.monotonic()
-        self._what = ""
+        self._what, self._printed = "", 0
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = Progress(
@@ -56,19 +56,17 @@ class ProgressDisplay:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        else:
+        elif self._printed != self._done or not self._done:
             self._print_line()
 
     def _rate(self) -> float:
         return self._done / max(time.monotonic() - self._started, 1e-9)
 
     def _print_line(self) -> None:
-        self._last_line = time.monotonic()
+        self._last_line, self._printed = time.monotonic(), self._done
         elapsed_s, rate = self._last_line - self._started, self._rate()
         remaining = f", {(self._total - self._done) / rate:.0f} s to go" if 0 < self._done < self._total else ""
         note = f", {self._note}" if self._note else ""
-        print(
-            f"[{elapsed_s:7.1f} s] {self._what}{' ' if self._what else ''}{self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s{note}{remaining}",
-            file=sys.stderr,
-            flush=True,
-        )
+        what = f"{self._what} " if self._what else ""
+        counted = f"{self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s"
+        print(f"[{elapsed_s:7.1f} s] {what}{counted}{note}{remaining}", file=sys.stderr, flush=True)

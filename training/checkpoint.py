@@ -86,7 +86,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     except (RuntimeError, ValueError, KeyError, TypeError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
         reason = "it has other fields" if isinstance(error, ValidationError) else str(error).splitlines()[0][:200]
         raise InputError(
-            f"{path} is not a whole checkpoint of this trainer ({reason}); expected a file like RUN/iter1/distill/last.pt"
+            f"{path} is not a whole checkpoint of this trainer ({reason}); expected one like RUN/iter1/distill/last.pt"
         ) from error
 
 

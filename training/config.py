@@ -171,7 +171,7 @@ def differences(one: RunConfig, other: RunConfig) -> list[str]:
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat = {}
+    flat: dict[str, str] = {}
     for key, value in content.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")

@@ -15,7 +15,7 @@ class _GatherBatch(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
         return gradient.chunk(dist.get_world_size())[dist.get_rank()]
@@ -28,5 +28,5 @@ def gather_batch(batch: Tensor) -> tuple[Tensor, int]:
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return batch, 0
-    gathered: Tensor = _GatherBatch.apply(batch)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _GatherBatch.apply(batch)
     return gathered, dist.get_rank() * len(batch)

@@ -143,9 +143,7 @@ def _distill_stage(
     about = _about(run, "distill", iteration, run.num_steps(config.optimiser), teacher_dim)
 
     def figures() -> Evaluation:
-        return evaluate(
-            student, store, run.split, about.normalisation, run.machine.device, one_label=run.one_label
-        )
+        return evaluate(student, store, run.split, about.normalisation, run.machine.device, one_label=run.one_label)
 
     plan = StagePlan(
         name=name,
@@ -205,5 +203,3 @@ def _about(run: Run, stage: str, iteration: int, num_steps: int, teacher_dim: in
 
 def _loader_seed(run: Run, name: str) -> int:
     return generator_for(run.config.seed, name, "order").initial_seed()
-
-

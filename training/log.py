@@ -40,7 +40,7 @@ class MetricsLog:
         self._file.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
         for name, value in values.items():
             if isinstance(value, int | float):
-                self._events.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                self._events.add_scalar(name, value, step)
 
     def flush(self) -> None:
         self._file.flush()
@@ -52,7 +52,7 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
-        self._events.close()  # type: ignore[no-untyped-call]
+        self._events.close()
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -62,7 +62,8 @@ class _Pending:
 def train_stage(plan: StagePlan, run: Path, machine: Machine) -> Checkpoint:
     """Trains a stage to its end, from its last checkpoint where there is one, and returns the last checkpoint.
 
-    Raises InputError when a loss is not finite, naming the step, the term and the clips; the last good checkpoint stays.
+    Raises InputError when a loss is not finite, naming the step, the term and the clips; the last good checkpoint
+    stays.
     """
     folder = run / plan.name
     folder.mkdir(parents=True, exist_ok=True)

@@ -53,8 +53,8 @@ def contrast(pooled: Tensor, raw_pooled: Tensor, temperature: float) -> Tensor:
 def classification(logits: Tensor, labels: Tensor, *, one_label: bool) -> Tensor:
     """Supervised loss, equation (11), over the clips that have a label.
 
-    `logits`, `labels`: (B, C); labels are multi-hot, or probabilities. With `one_label` the cross-entropy of the softmax,
-    else the binary one, mean over classes.
+    `logits`, `labels`: (B, C); labels are multi-hot, or probabilities. With `one_label` the cross-entropy of the
+    softmax, else the binary one, mean over classes.
     """
     logits = logits.float()
     if one_label:

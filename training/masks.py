@@ -31,7 +31,9 @@ def intra_mask(num_clips: int, grid: PatchGrid, max_share: float, generator: tor
     share = (1.0 - uniform(num_clips, 1)) * max_share
     masked = uniform(*shape).argsort(1).argsort(1) < (share * grid.num_patches).ceil()  # (B, L)
     kind = uniform(*shape)
-    time_band = _band(uniform(*shape), uniform(*shape), size) & (masked & ~_between(kind, TIME_ONLY, FREQ_ONLY))[..., None]
+    time_band = (
+        _band(uniform(*shape), uniform(*shape), size) & (masked & ~_between(kind, TIME_ONLY, FREQ_ONLY))[..., None]
+    )
     freq_band = _band(uniform(*shape), uniform(*shape), size) & (masked & (kind >= TIME_ONLY))[..., None]
     pixels = time_band[..., :, None] | freq_band[..., None, :]  # (B, L, 16, 16)
     grid_shape = (num_clips, grid.num_time, grid.num_freq, size, size)

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featurestore.teachers.base import FbankInput, Teacher, TeacherOutput
+from featurestore.teachers.base import FbankInput, Teacher, TeacherOutput, WaveformInput
 from ingest.featurise import file_sha256
+from manifests.vocabulary import Vocabulary
 from training.checkpoint import Checkpoint, load_checkpoint, load_student
 from training.model.aft import pool
 from training.model.patches import patchify
@@ -22,9 +23,9 @@ class CheckpointTeacher:
         about = checkpoint.about
         self._student = load_student(checkpoint)
         self._normalisation = about.normalisation
-        self.input = FbankInput(about.fbank)
+        self.input: WaveformInput | FbankInput = FbankInput(about.fbank)
         self.embedding_dim = about.model.width
-        self.vocabulary = about.vocabulary
+        self.vocabulary: Vocabulary | None = about.vocabulary
         self.provenance = provenance
 
     @torch.inference_mode()

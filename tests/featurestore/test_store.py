@@ -1,8 +1,187 @@
 """An open store: its rows, labels and keys, and what is said when it can't be opened."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest_types import MakeStore
+
+from featurestore.store import Store, choose_store
+from ingest.layout import StoreFile
+from manifests.errors import InputError
+
+MakeStore = Callable[..., Store]
+FAILED = "clip07"
+
+
+def key_number(key: str) -> int:
+    return int(key.removeprefix("clip"))
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_all_clips_have_rows_and_one_failed(finished_store: Store) -> None:
+    asked, there = finished_store.rows(asked=True), finished_store.rows()
+    assert asked.tolist() == list(range(23))
+    assert sorted(finished_store.keys(asked)) == [f"clip{number:02d}" for number in range(23)]
+    assert finished_store.keys(np.setdiff1d(asked, there)) == [FAILED]
+    assert len(finished_store) == 22
+    assert finished_store.ledger["reason"][int(np.setdiff1d(asked, there)[0])].as_py() == "not_audio"
+
+
+def test_rows_by_split_and_fold(finished_store: Store) -> None:
+    """The corpus: clip n is 'test' where n % 4 == 0, and of fold n % 3 + 1."""
+
+    def numbers(**part: Any) -> list[int]:
+        return sorted(key_number(key) for key in finished_store.keys(finished_store.rows(**part)))
+
+    assert finished_store.splits == ["test", "train"]
+    assert finished_store.folds == [1, 2, 3]
+    assert numbers(split="test") == [0, 4, 8, 12, 16, 20]
+    assert numbers(fold=2) == [1, 4, 10, 13, 16, 19, 22]
+    assert numbers(fold=2, asked=True) == [1, 4, 7, 10, 13, 16, 19, 22]
+    assert numbers(split="test", fold=2) == [4, 16]
+    assert numbers(split="nowhere") == numbers(fold=9) == []
+
+
+def test_clips_and_shards_of_rows(finished_store: Store) -> None:
+    rows = finished_store.rows(asked=True)
+    assert [finished_store.clip(row).key for row in rows.tolist()] == finished_store.keys(rows)
+    assert finished_store.keys(np.array([4, 0, 4])) == [finished_store.clip(row).key for row in (4, 0, 4)]
+    assert finished_store.shard_of(np.array([0, 4, 5, 22])).tolist() == [0, 0, 1, 4]
+    assert finished_store.tar(4).name == "tiny-000004.tar"
+
+
+def test_offsets_stand_for_failed_clips_too(finished_store: Store) -> None:
+    failed = ~finished_store.ok
+    assert finished_store.fbank_offset[failed].tolist() == finished_store.hog_offset[failed].tolist() == [-1]
+    assert (finished_store.fbank_offset[~failed] > 0).all()
+    assert (finished_store.hog_offset[~failed] > finished_store.fbank_offset[~failed]).all()
+
+
+def slow_labels(store: Store, rows: list[int]) -> list[list[float]]:
+    ids = store.file.vocabulary.ids
+    return [[float(label in store.clip(row).labels) for label in ids] for row in rows]
+
+
+def test_single_labels(finished_store: Store) -> None:
+    rows = [3, 22, 0, 3, *range(23)]
+    labels = finished_store.labels(np.array(rows))
+    assert labels.dtype == np.float32
+    assert labels.tolist() == slow_labels(finished_store, rows)
+    assert (labels.sum(1) == 1).all()
+    assert finished_store.num_classes == 3
+    assert not finished_store.is_multi_label
+    # Clip n has label n % 3 of (bark, bell, rain).
+    expected = [key_number(key) % 3 for key in finished_store.keys(np.array(rows))]
+    assert labels.argmax(1).tolist() == expected
+
+
+def test_several_labels_and_none(make_store: MakeStore) -> None:
+    store = make_store(["rain;bark", "", "bell", "bark;bell;rain"], "labels")
+    rows = [2, 0, 3, 1, 1]
+    labels = store.labels(np.array(rows))
+    assert labels.tolist() == slow_labels(store, rows)
+    expected = {"clip00": [1, 0, 1], "clip01": [0, 0, 0], "clip02": [0, 1, 0], "clip03": [1, 1, 1]}
+    assert labels.tolist() == [expected[key] for key in store.keys(np.array(rows))]
+    assert store.is_multi_label
+
+
+def test_no_labels_at_all(make_store: MakeStore) -> None:
+    store = make_store(["", ""], "labels")
+    assert store.labels(np.array([1, 0])).shape == (2, 0)
+    assert store.num_classes == 0
+
+
+def test_no_rows_are_fine(finished_store: Store) -> None:
+    none = finished_store.rows(split="nowhere")
+    assert finished_store.keys(none) == []
+    assert finished_store.labels(none).shape == (0, 3)
+
+
+def test_unfinished_store(store_copy: Path) -> None:
+    edit_json(store_copy / "store.json", snapshots=[])
+    with pytest.raises(InputError, match=r"copy is not finished; run its ingest command again"):
+        Store(store_copy)
+
+
+def test_no_store(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"{tmp_path} is not a store: it has no store.json; make one"):
+        Store(tmp_path)
+
+
+def test_missing_sidecar_is_named(store_copy: Path) -> None:
+    (store_copy / "shards/tiny-000002.parquet").unlink()
+    with pytest.raises(InputError, match=r"lacks the sidecar of shard tiny-000002; run the ingest command again"):
+        Store(store_copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', '{"format": 1}', '{"format": 1, "dataset": 3}', "\xff"])
+def test_damaged_store_file(store_copy: Path, content: str) -> None:
+    (store_copy / "store.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"copy/store\.json(: format None is not one that| is damaged .*again)"):
+        Store(store_copy)
+
+
+def test_format_of_the_future(store_copy: Path) -> None:
+    edit_json(store_copy / "store.json", format=2)
+    with pytest.raises(InputError, match=r"copy/store\.json: format 2 is not one that this version reads \(format 1\)"):
+        Store(store_copy)
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet", "shards/tiny-000001.parquet"])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 40, b"PAR1" + bytes(60) + b"PAR1"])
+def test_garbage_parquet(store_copy: Path, name: str, content: bytes) -> None:
+    (store_copy / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"(?s)copy/{name} is .* run the ingest command again"):
+        Store(store_copy)
+
+
+def test_truncated_parquet(store_copy: Path) -> None:
+    path = store_copy / "shards/tiny-000001.parquet"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match=r"tiny-000001\.parquet is damaged .* delete it and run the ingest command"):
+        Store(store_copy)
+
+
+def test_parquet_of_another_kind(store_copy: Path) -> None:
+    (store_copy / "manifest.parquet").write_bytes((store_copy / "shards/tiny-000000.parquet").read_bytes())
+    with pytest.raises(InputError, match=r"manifest\.parquet is not a readable manifest"):
+        Store(store_copy)
+
+
+def test_sidecars_of_other_clips(store_copy: Path) -> None:
+    shards = store_copy / "shards"
+    (shards / "tiny-000000.parquet").write_bytes((shards / "tiny-000001.parquet").read_bytes())
+    with pytest.raises(InputError, match=r"the ledgers and manifest\.parquet name other clips; delete it"):
+        Store(store_copy)
+
+
+def test_store_file_and_manifest_disagree(store_copy: Path) -> None:
+    edit_json(store_copy / "store.json", num_clips_asked=22)
+    with pytest.raises(InputError, match=r"manifest\.parquet and store\.json disagree"):
+        Store(store_copy)
+
+
+def test_choose_store(finished_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert choose_store(Path("elsewhere")) == Path("elsewhere")
+    with pytest.raises(InputError, match=r"no store under \./data; make one \(`ingest demo`\)"):
+        choose_store(None)
+    for name in ("one", "two"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data/one/store.json").write_bytes((finished_store.root / "store.json").read_bytes())
+    assert choose_store(None) == Path("data/one")
+    (tmp_path / "data/two/store.json").touch()
+    with pytest.raises(InputError, match=r"several stores under \./data: data/one, data/two; choose one"):
+        choose_store(None)
+
+
+def test_recipe_leaves_versions_out(finished_store: Store) -> None:
+    file = finished_store.file
+    other = StoreFile.model_validate(file.model_dump() | {"versions": {"torch": "0"}})
+    assert other.recipe() == file.recipe()

@@ -10,7 +10,8 @@ from training.model.transformer import Perceptron, Transformer
 class AudioFeatureTransformer(nn.Module):
     """Patches (B, L, 256) to token features (B, L, D).
 
-    The perceptrons, width - 2 width - width each, map pooled features to what is compared with a teacher, equation (12).
+    The perceptrons, width - 2 width - width each, map pooled features to what is compared with a teacher,
+    equation (12).
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,0 +1,260 @@
+"""Building a teacher's cache: its values, resuming after every kind of end, and clips that can't be had."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from numpy.typing import NDArray
+
+from featurestore.build import build_teacher
+from featurestore.store import Store
+from featurestore.teachercache import TeacherCache
+from featurestore.waveforms import read_waveform
+from ingest.featurise import window_fbank
+from manifests.errors import InputError
+
+MakeStore = Callable[..., Store]
+LABELS = ("bark", "bell", "rain") * 4
+
+
+@pytest.fixture
+def store(store_copy: Path) -> Store:
+    return Store(store_copy)
+
+
+@pytest.fixture
+def own(make_store: MakeStore) -> tuple[Store, Path]:
+    """A store of 12 clips in three shards, clip07 failed, and its corpus, for a test to damage."""
+    store = make_store(LABELS)
+    return store, store.manifest.root
+
+
+def half(values: Any) -> NDArray[np.float32]:
+    return np.asarray(values).astype(np.float16).astype(np.float32)
+
+
+def row_of(store: Store, key: str) -> int:
+    return store.keys(store.rows(asked=True)).index(key)
+
+
+def by_hand(store: Store, row: int) -> NDArray[np.float64]:
+    """Mean, root mean square and length in ms of a clip's window, decoded here."""
+    samples, rate_hz = soundfile.read(store.manifest.root / store.clip(row).source)
+    start_s, window_s = store.ledger["crop_start_ms"][row].as_py() / 1000, 41200 / 16000
+    start = round(start_s * rate_hz)
+    window = soxr.resample(samples[start : start + round(window_s * rate_hz)], rate_hz, 16000, quality="HQ")
+    return np.array([window.mean(), np.sqrt((window**2).mean()), window.size / 16])
+
+
+def test_waveform_teacher(store: Store, waveform_stats: Any) -> None:
+    teacher = waveform_stats()
+    result = build_teacher(store, teacher, "stats")
+    assert (result.num_rows, result.failures) == (22, [])
+    rows = store.rows()
+    values = result.cache.embeddings(rows)
+    np.testing.assert_allclose(values, np.stack([by_hand(store, row) for row in rows.tolist()]), rtol=2e-3, atol=1e-4)
+    # Lengths as they are: 0.7, 2 and 3.5 s (cropped to the window of 2.575 s) and 2.6 s (likewise).
+    assert sorted({round(float(length)) for length in values[:, 2]}) == [700, 2000, 2576]
+    assert np.isnan(result.cache.embeddings(np.flatnonzero(~store.ok))).all()
+    assert all(batch.dtype == torch.float32 for batch in teacher.batches)
+
+
+def test_the_waveform_is_the_one_that_the_fbank_was_made_from(store: Store, fbanks: dict[str, NDArray[Any]]) -> None:
+    for row in store.rows().tolist():
+        fbank = window_fbank(read_waveform(store, row, 16000), store.file.fbank)
+        # Sums over two threads round otherwise than over the ingest's one: a step of float16.
+        np.testing.assert_allclose(fbank, fbanks[store.clip(row).key], rtol=1e-3, atol=2e-3)
+
+
+def test_another_rate(store: Store, waveform_stats: Any) -> None:
+    values = build_teacher(store, waveform_stats(32000), "stats").cache.embeddings(store.rows())
+    expected = np.stack([by_hand(store, row) for row in store.rows().tolist()])
+    # The tones lie under 8 kHz, part of the noise above.
+    np.testing.assert_allclose(values[:, 1], expected[:, 1], rtol=0.05)
+    np.testing.assert_allclose(values[:, 2], expected[:, 2], rtol=1e-3)
+
+
+def test_fbank_teacher(store: Store, fbank_stats: Any, fbanks: dict[str, NDArray[Any]]) -> None:
+    cache = build_teacher(store, fbank_stats(), "stats").cache
+    assert cache.outputs == ["embedding", "logits"]
+    assert cache.attributes.vocabulary == fbank_stats.vocabulary
+    rows = store.rows()
+    direct = fbank_stats().embed(torch.from_numpy(np.stack([fbanks[key] for key in store.keys(rows)])).float())
+    np.testing.assert_allclose(cache.embeddings(rows), half(direct.embedding), rtol=1e-3)
+    np.testing.assert_allclose(cache.logits(rows), half(direct.logits), rtol=1e-3)
+
+
+def test_tokens(store: Store, fbank_stats: Any, fbanks: dict[str, NDArray[Any]]) -> None:
+    cache = build_teacher(store, fbank_stats(), "stats", with_tokens=True).cache
+    assert cache.outputs == ["embedding", "logits", "tokens"]
+    tokens = np.concatenate([cache.read("tokens", shard) for shard in range(5)])
+    assert tokens.shape == (25, 128, 1)
+    row = int(store.rows()[9])
+    fbank = fbanks[store.clip(row).key].astype(np.float32)
+    # Token 8 t + f is the patch of frames 16 t... and bins 16 f...
+    np.testing.assert_allclose(tokens[row, 8 * 5 + 2, 0], fbank[80:96, 32:48].mean(), rtol=2e-3)
+
+
+def test_tokens_that_a_teacher_does_not_have(store: Store, fbank_stats: Any) -> None:
+    class WithoutTokens(fbank_stats):  # type: ignore[misc]
+        def embed(self, batch: torch.Tensor) -> Any:
+            output = super().embed(batch)
+            return type(output)(output.embedding, output.logits)
+
+    with pytest.raises(InputError, match=r"the teacher 'fbankstats' has no tokens; leave --tokens out"):
+        build_teacher(store, WithoutTokens(), "stats", with_tokens=True)
+    assert not store.teacher_path("stats").exists()
+
+
+def test_tokens_of_waveforms_of_any_length(store: Store, waveform_stats: Any) -> None:
+    """They have a number that depends on the clip, and an array holds only rows of one shape."""
+
+    class WithTokens(waveform_stats):  # type: ignore[misc]
+        def embed(self, batch: torch.Tensor) -> Any:
+            output = super().embed(batch)
+            return type(output)(output.embedding, tokens=batch.unfold(1, 1600, 1600).mean(-1, keepdim=True))
+
+    with pytest.raises(InputError, match=r"the teacher 'wavestats' takes waveforms.*leave --tokens out"):
+        build_teacher(store, WithTokens(), "stats", with_tokens=True)
+    assert build_teacher(store, WithTokens(), "stats").num_rows == 22
+
+
+def test_a_complete_cache_is_left_alone(store: Store, fbank_stats: Any) -> None:
+    build_teacher(store, fbank_stats(), "stats")
+    again = fbank_stats()
+    assert build_teacher(store, again, "stats").num_rows == 22
+    assert len(again.batches) == 1  # one probe, which told the shapes
+
+
+def test_only_a_lost_shard_is_made_anew(store: Store, fbank_stats: Any) -> None:
+    cache = build_teacher(store, fbank_stats(), "stats").cache
+    before = cache.embeddings(store.rows())
+    untouched = {path: path.stat().st_mtime_ns for path in cache.path.rglob("c/*/0")}
+    lost = cache.path / "embedding/c/2/0"
+    lost.unlink()
+    again = fbank_stats()
+    result = build_teacher(store, again, "stats")
+    assert [len(batch) for batch in again.batches] == [1, int(store.ok[10:15].sum())]
+    assert (result.cache.embeddings(store.rows()) == before).all()
+    assert {path for path, time in untouched.items() if path.stat().st_mtime_ns != time} == {
+        lost,
+        cache.path / "logits/c/2/0",
+    }
+
+
+KILLED = """
+import os, runpy, signal, sys
+from pathlib import Path
+from featurestore.build import build_teacher
+from featurestore.store import Store
+
+FbankStats = runpy.run_path(sys.argv[1])["FbankStats"]
+
+class Killed(FbankStats):
+    def embed(self, batch):
+        if len(self.batches) == 3:  # a probe and two shards
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().embed(batch)
+
+build_teacher(Store(Path(sys.argv[2])), Killed(), "stats")
+"""
+
+
+def test_kill_and_resume(store: Store, fbank_stats: Any) -> None:
+    command = [sys.executable, "-c", KILLED, str(Path(__file__).with_name("conftest.py")), str(store.root)]
+    killed = subprocess.run(command, capture_output=True, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    left = TeacherCache(store, "stats")
+    assert [left.has_shard(shard) for shard in range(5)] == [True, True, False, False, False]
+    teacher = fbank_stats()
+    resumed = build_teacher(store, teacher, "stats")
+    assert len(teacher.batches) == 1 + 3
+    whole = build_teacher(store, fbank_stats(), "whole")
+    for shard in range(5):
+        for output in ("embedding", "logits"):
+            np.testing.assert_array_equal(resumed.cache.read(output, shard), whole.cache.read(output, shard))
+
+
+def test_a_missing_source_has_no_row(own: tuple[Store, Path], waveform_stats: Any) -> None:
+    store, corpus = own
+    (corpus / "clip03.wav").rename(corpus / "away.wav")
+    result = build_teacher(store, waveform_stats(), "stats")
+    assert result.failures == ["clip03: missing: no such file"]
+    assert result.num_rows == 10
+    row = row_of(store, "clip03")
+    assert np.isnan(result.cache.embeddings(np.array([row]))).all()
+    others = np.setdiff1d(store.rows(), [row])
+    assert np.isfinite(result.cache.embeddings(others)).all()
+    (corpus / "away.wav").rename(corpus / "clip03.wav")
+    mended = build_teacher(store, waveform_stats(), "stats")
+    assert (mended.num_rows, mended.failures) == (11, [])
+    np.testing.assert_allclose(mended.cache.embeddings(np.array([row]))[0], by_hand(store, row), rtol=2e-3, atol=1e-4)
+
+
+def test_a_shard_without_any_source(own: tuple[Store, Path], waveform_stats: Any) -> None:
+    store, corpus = own
+    for row in range(5):
+        (corpus / store.clip(row).source).unlink()
+    result = build_teacher(store, waveform_stats(), "stats")
+    assert len(result.failures) == int(store.ok[:5].sum())
+    assert np.isnan(result.cache.read("embedding", 0)).all()
+    assert [result.cache.has_shard(shard) for shard in range(3)] == [False, True, True]
+
+
+def test_a_changed_source_has_no_row(own: tuple[Store, Path], waveform_stats: Any) -> None:
+    store, corpus = own
+    path = corpus / "clip05.wav"
+    samples, rate_hz = soundfile.read(path)
+    soundfile.write(path, samples * 0.5, rate_hz)
+    result = build_teacher(store, waveform_stats(), "stats")
+    assert result.failures == [f"clip05: unreadable: {path} has changed since it was ingested"]
+    assert np.isnan(result.cache.embeddings(np.array([row_of(store, "clip05")]))).all()
+
+
+def test_kept_audio_stands_in_for_the_source(make_store: MakeStore, waveform_stats: Any) -> None:
+    store = make_store(LABELS[:6], keep_audio=True)
+    from_source = build_teacher(store, waveform_stats(), "source").cache.embeddings(store.rows())
+    for path in store.manifest.root.glob("*.wav"):
+        path.unlink()
+    result = build_teacher(store, waveform_stats(), "flac")
+    assert (result.num_rows, result.failures) == (6, [])
+    np.testing.assert_allclose(result.cache.embeddings(store.rows()), from_source, rtol=2e-3, atol=1e-4)
+
+
+def test_damaged_kept_audio_is_a_failure(make_store: MakeStore, waveform_stats: Any) -> None:
+    store = make_store(LABELS[:6], keep_audio=True)
+    for path in store.manifest.root.glob("*.wav"):
+        path.unlink()
+    content = bytearray(store.tar(0).read_bytes())
+    offset = store.ledger["audio_offset"][2].as_py()
+    content[offset : offset + 200] = bytes(200)
+    store.tar(0).write_bytes(content)
+    store.tar(1).unlink()
+    failures = build_teacher(store, waveform_stats(), "stats").failures
+    assert len(failures) == 2
+    assert failures[0].startswith(f"{store.clip(2).key}: decode: ")
+    assert failures[1].startswith(f"{store.clip(5).key}: unreadable: {store.tar(1)}: No such")
+
+
+def test_a_teacher_of_other_fbanks_is_refused(store: Store, fbank_stats: Any) -> None:
+    with pytest.raises(InputError, match=r"'fbankstats' takes fbanks of 1024 frames, and .*copy holds 256: ingest"):
+        build_teacher(store, fbank_stats(1024), "stats")
+    assert not store.teacher_path("stats").exists()
+
+
+def test_another_teacher_of_the_same_name_is_refused(store: Store, fbank_stats: Any, waveform_stats: Any) -> None:
+    build_teacher(store, fbank_stats(), "stats")
+    other = fbank_stats()
+    other.provenance = {"checkpoint_sha256": "2" * 64}
+    with pytest.raises(InputError, match=r"stats\.zarr is another cache: it differs in provenance; delete it or use"):
+        build_teacher(store, other, "stats")
+    with pytest.raises(InputError, match=r"differs in teacher, embedding_dim, provenance, vocabulary, outputs"):
+        build_teacher(store, waveform_stats(), "stats")
