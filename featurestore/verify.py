@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,27 +47,46 @@ def verify(store: Store) -> list[Problem]:
 
 
 def _check_sums(root: Path) -> Iterator[Problem]:
-    """The files that SHA256SUMS lists, but for the tars, which are read and hashed once, with their members."""
+    """The files that SHA256SUMS lists; of the tars, hashed later with their members, only what it says of them."""
     path = root / CHECKSUM_FILE
     if not path.is_file():
         yield Problem(CHECKSUM_FILE, None, "is missing")
         return
-    lines = [line.split("  ", 1) for line in path.read_text().splitlines()]
-    listed = {name: digest for digest, name in lines}
+    try:
+        lines = [line.split("  ", 1) for line in path.read_text().splitlines()]
+        listed = {name: digest for digest, name in lines}
+    except ValueError:  # UnicodeDecodeError is one, too
+        yield Problem(CHECKSUM_FILE, None, "is damaged: run the ingest command again")
+        return
     for name, digest in listed.items():
-        if not name.endswith(".tar") and not (root / name).is_file():
+        if name.endswith(".tar"):
+            if _recorded_sha256(root / name) not in (None, digest):
+                yield Problem(name, None, f"its sha256 in {CHECKSUM_FILE} is not the sidecar's")
+        elif not (root / name).is_file():
             yield Problem(name, None, "is missing")
-        elif not name.endswith(".tar") and file_sha256(root / name) != digest:
+        elif file_sha256(root / name) != digest:
             yield Problem(name, None, f"its sha256 is not the one in {CHECKSUM_FILE}")
     for extra in sorted((root / SHARD_FOLDER).iterdir()):
         if extra.relative_to(root).as_posix() not in listed and not extra.name.endswith(TEMPORARY_SUFFIX):
             yield Problem(extra.relative_to(root).as_posix(), None, f"is not in {CHECKSUM_FILE}")
 
 
+def _recorded_sha256(tar: Path) -> str | None:
+    try:
+        sidecar = read_sidecar(tar.with_suffix(".parquet"))
+    except InputError:
+        return None  # the check of the shard tells
+    return None if sidecar is None else sidecar.tar_sha256
+
+
 def _check_shard(store: Store, shard: int) -> list[Problem]:
     path = store.tar(shard)
     where = path.relative_to(store.root).as_posix()
-    sidecar = read_sidecar(sidecar_path(store.root, store.file, shard))
+    try:
+        sidecar = read_sidecar(sidecar_path(store.root, store.file, shard))
+        rows = [] if sidecar is None else [LedgerRow(**row) for row in sidecar.ledger.to_pylist()]
+    except (InputError, UnicodeDecodeError) as error:
+        return [Problem(where, None, f"its sidecar is damaged ({error})")]
     if sidecar is None or not path.is_file():
         return [Problem(where, None, "the tar or its sidecar is missing")]
     if path.stat().st_size != sidecar.tar_size:
@@ -75,7 +95,6 @@ def _check_shard(store: Store, shard: int) -> list[Problem]:
     problems = []
     if hashlib.sha256(content).hexdigest() != sidecar.tar_sha256:
         problems.append(Problem(where, None, "its sha256 is not the sidecar's"))
-    rows = [LedgerRow(**row) for row in sidecar.ledger.to_pylist()]
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             members = {member.name: member for member in tar}
@@ -86,7 +105,7 @@ def _check_shard(store: Store, shard: int) -> list[Problem]:
             problems += [Problem(where, row.key, what) for what in _check_clip(store, row, members, content)]
     expected = {name for row in rows if row.ok for name in _member_names(store, row)}
     problems += [
-        Problem(where, None, f"has a member {name} that its index lacks") for name in members.keys() - expected
+        Problem(where, None, f"has a member {name} that its index lacks") for name in sorted(members.keys() - expected)
     ]
     return problems
 
@@ -121,7 +140,7 @@ def _check_array(
     stored = content[member.offset_data : member.offset_data + member.size]
     try:
         array = np.lib.format.read_array(io.BytesIO(stored), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         yield f"its {name} is not a readable npy ({error})"
         return
     if array.shape != shape or array.dtype != np.float16:

@@ -20,6 +20,8 @@ from ingest.ledger import ClipError, Reason
 SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 # On broken files the decoders' bindings raise these besides their own.
 DECODER_ERRORS = (soundfile.LibsndfileError, av.error.FFmpegError, ValueError, RuntimeError, ArithmeticError)
+# An MP3's frames lean on those before: right after a seek they come out as silence.
+MP3_LEAD_S = 0.5
 # FFmpeg may open nothing but the file itself: no playlist or concatenation, which are formats too, leads elsewhere.
 FFMPEG_FORMATS = (
     *("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dts", "eac3", "flac", "flv", "loas", "matroska"),
@@ -81,8 +83,9 @@ class _SoundFileSource:
     def read(self, start: int, num_samples: int) -> NDArray[np.float32]:
         if start >= self._file.frames:
             return np.zeros(0, np.float32)
-        self._file.seek(start)
-        frames: NDArray[np.float32] = self._file.read(num_samples, dtype="float32", always_2d=True)
+        lead = min(start, round(MP3_LEAD_S * self.info.sample_rate_hz)) if self._file.format == "MP3" else 0
+        self._file.seek(start - lead)
+        frames: NDArray[np.float32] = self._file.read(lead + num_samples, dtype="float32", always_2d=True)[lead:]
         return frames[:, 0] if frames.shape[1] == 1 else frames.mean(1, dtype=np.float32)
 
     def close(self) -> None:
@@ -100,6 +103,10 @@ class _FFmpegSource:
             self._container.close()
             raise ClipError(Reason.NO_AUDIO_STREAM, "the container holds no audio stream")
         self._stream = stream = streams[0]
+        if not stream.sample_rate:
+            # By its suffix alone FFmpeg takes any file for raw FLAC or AAC.
+            self._container.close()
+            raise ClipError(Reason.NOT_AUDIO, "the audio stream has no sample rate")
         # A container's clock need not start at 0.
         self._origin_s = (self._container.start_time or 0) / av.time_base
         duration_s = None

@@ -4,7 +4,7 @@ import csv
 import io
 import shutil
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,15 @@ LABELS = ("bark", "bell", "rain")
 EMPTY_CLIP = "clip07"
 
 MakeStore = Callable[..., Store]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors on a machine that may be busy: more threads would only wait for one another."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 def write_corpus(root: Path, labels: Sequence[str], *, label_column: str = "label") -> Path:
@@ -73,7 +82,7 @@ def store_copy(finished_store: Store, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> MakeStore:
-    """Makes a store of its own: make_store(labels, label_column=..., **ingest_options); its corpus is tmp_path/corpus."""
+    """Makes a store of its own, make_store(labels, label_column=..., **ingest_options), of tmp_path/corpus."""
 
     def make(labels: Sequence[str], label_column: str = "label", **options: Any) -> Store:
         corpus = write_corpus(tmp_path / "corpus", labels, label_column=label_column)

@@ -44,7 +44,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, grid: PatchGrid, width: int) -> None:
         super().__init__()
         self.project = nn.Linear(grid.patch_dim, width)
-        self.positions = nn.Parameter(sine_positions(grid, width) * 0.1)
+        self.positions = nn.Parameter(sine_positions(grid, width))
 
     def forward(self, patches: Tensor) -> Tensor:
         tokens: Tensor = self.project(patches)

@@ -1,0 +1,34 @@
+"""Teachers are found by name, and what is missing is said in one line."""
+
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+
+from featurestore.teachers import registry
+from featurestore.teachers.registry import load_teacher
+from manifests.errors import InputError
+
+
+def test_unknown_names_list_those_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^there is no teacher 'effcientat'; there are: checkpoint, efficientat$"):
+        load_teacher("effcientat", tmp_path / "any.pt")
+
+
+def test_weights_are_needed() -> None:
+    with pytest.raises(InputError, match=r"^the teacher 'efficientat' needs its weights: give the file with"):
+        load_teacher("efficientat", None)
+
+
+def test_weights_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot open the checkpoint .*none\.pt: No such file"):
+        load_teacher("efficientat", tmp_path / "none.pt")
+
+
+def test_any_package_can_add_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry's function is called with the path of the weights: here Path.name, called on it."""
+    points = EntryPoints([EntryPoint("theirs", "pathlib:PurePath.as_posix", registry.GROUP)])
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
+    assert load_teacher("theirs", tmp_path / "weights.pt") == (tmp_path / "weights.pt").as_posix()  # type: ignore[comparison-overlap]
+    with pytest.raises(InputError, match="there are: theirs"):
+        load_teacher("efficientat", None)

@@ -1,0 +1,148 @@
+"""The command line: what it prints, and that bad input is one line and status 2."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ingest import cli
+from ingest.layout import read_store_file
+from manifests.clips import Manifest
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # noqa: ANN201
+    """Runs `ingest ARGUMENTS` in this process, in tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ingest", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Outcome(int(caught.value.code or 0), out, err)
+
+    return call
+
+
+FAST = ("--workers", 0, "--num-frames", 256, "--clips-per-shard", 5)
+
+
+def test_a_folder_to_a_store_and_its_status(run, corpus: Manifest, store_root: Path, tmp_path: Path) -> None:
+    made = run("folder", corpus.root, *FAST)
+    fingerprint = read_store_file(store_root).snapshots[0].fingerprint
+    assert made.code == 0
+    assert made.out.startswith(f"{Path('data', 'tiny')}: 12 of 12 clips in 3 shards, mean ")
+    assert made.out.endswith(f", fingerprint {fingerprint[:12]}\n")
+    assert made.out.count("\n") == 1
+    tar = Path("shards", "tiny-000001.tar")
+    assert (tmp_path / "data" / "tiny" / tar).read_bytes() == (store_root / tar).read_bytes()
+    status = run("status", "data/tiny")
+    assert status.code == 0
+    assert "tiny: 3 of 3 shards, finished" in status.out
+    assert "clips: 12 in shards, 0 failed, 12 asked for" in status.out
+    assert status.out.count("100.0%") == 3
+    assert status.err == ""
+
+
+def test_failures_are_counted_and_listed(run, tmp_path: Path) -> None:
+    (tmp_path / "c" / "[red]x").mkdir(parents=True)
+    soundfile.write(tmp_path / "c" / "[red]x" / "a.wav", np.random.default_rng(0).uniform(-1, 1, 9000), 16_000)
+    (tmp_path / "c" / "[red]x" / "b.wav").write_text("no audio")
+    made = run("folder", "c", "--store", "s", *FAST)
+    assert made.code == 0
+    assert made.out.splitlines()[0].startswith("s: 1 of 2 clips in 1 shards, ")
+    assert made.out.splitlines()[1] == "1 clips failed: see `ingest status s`"
+    status = run("status", "s")
+    assert "clips: 1 in shards, 1 failed, 2 asked for" in status.out
+    assert "not_audio" in status.out
+    assert "[red]x" in status.out
+    assert "50.0%" in status.out
+
+
+def test_status_of_an_unfinished_store(run, store_root: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(store_root, tmp_path / "s"))
+    content = (root / "store.json").read_text()
+    (root / "store.json").write_text(content[: content.index(' "snapshots"')] + ' "snapshots": []\n}')
+    (root / "shards" / "tiny-000002.parquet").unlink()
+    status = run("status", "s")
+    assert status.code == 0
+    assert "tiny: 2 of 3 shards, not finished: run the ingest command again to go on" in status.out
+    assert "clips: 10 in shards, 0 failed, 12 asked for" in status.out
+
+
+def test_segments(run, tmp_path: Path) -> None:
+    (tmp_path / "c" / "x").mkdir(parents=True)
+    soundfile.write(tmp_path / "c" / "x" / "a.wav", np.random.default_rng(0).uniform(-1, 1, 40_000), 16_000)
+    assert run("folder", "c", "--segment", 0.5, "--store", "s", *FAST).out.startswith("s: 5 of 5 clips in 1 shards")
+
+
+def test_the_demo(run) -> None:
+    made = run("demo", "--num-clips", 12, "--workers", 0)
+    assert made.code == 0
+    assert made.out.startswith(f"{Path('data', 'demo')}: 12 of 12 clips in 1 shards")
+    assert run("demo", "--num-clips", 12, "--workers", 0).out == made.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("status", "none"), "none is not a store: it has no store.json; make one with `ingest`"),
+        (("folder", "none"), "no folder none; give the dataset's folder with --root"),
+        (("folder", ".", "--num-frames", "300"), "--num-frames 300 is not possible; give 1024, 512 or 256"),
+        (("folder", "."), "has no audio files"),
+        (("folder", ".", "--labels", "both"), "--labels 'both' is not known; give parent or none"),
+        (("esc50", "--root", "none"), "no folder none"),
+        (("esc50", "--root", "."), "meta/esc50.csv"),
+        (("esc50", "--url", "nowhere"), "can't download 'nowhere'"),
+        (("demo", "--store", "file/x"), "Not a directory"),
+    ],
+)
+def test_bad_input_is_one_line(run, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    (tmp_path / "file").touch()
+    failed = run(*arguments)
+    assert (failed.code, failed.out) == (2, "")
+    assert failed.err.startswith("error: ")
+    assert failed.err.count("\n") == 1
+    assert message in failed.err
+
+
+def test_another_recipe_is_one_line(run, corpus: Manifest, store_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(store_root, tmp_path / "s")
+    failed = run("folder", corpus.root, "--store", "s", "--workers", 0, "--num-frames", 512, "--clips-per-shard", 5)
+    assert failed.code == 2
+    assert failed.err.startswith("error: s holds another store: it differs in fbank. ")
+    assert failed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [(), ("folder",), ("esc50",), ("demo",), ("status",)])
+def test_help_has_an_example(run, command: tuple[str, ...]) -> None:
+    shown = run(*command, "--help")
+    assert shown.code == 0
+    assert "Example: ingest" in shown.out
+
+
+@pytest.mark.parametrize("arguments", [("folder",), ("demo", "--num-clips", "0"), ("demo", "--workers", "x"), ("no",)])
+def test_wrong_usage_is_status_2(run, arguments: tuple[str, ...]) -> None:
+    failed = run(*arguments)
+    assert failed.code == 2
+    assert "Traceback" not in failed.err
+
+
+def test_as_a_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ingest", "status", "none"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "COLUMNS": "40"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: none is not a store")
+    assert done.stderr.count("\n") == 1
