@@ -38,14 +38,14 @@ def build_teacher(store: Store, teacher: Teacher, name: str, *, with_tokens: boo
     """
     _check_input(store, teacher, with_tokens)
     cache = _open_cache(store, teacher, name, with_tokens)
-    missing = [shard for shard in range(store.file.num_shards) if not cache.has_shard(shard)]
+    missing = {shard: cache.missing_rows(shard) for shard in range(store.file.num_shards)}
     failures: list[str] = []
-    num_missing = int(sum(store.ok[_rows_of(store, shard)].sum() for shard in missing))
-    with ProgressDisplay("clips", num_missing) as display:
-        for shard in missing:
-            values, failed = _shard_values(store, teacher, shard, cache.outputs, display)
-            cache.write(shard, values)
-            failures += failed
+    with ProgressDisplay("clips", sum(map(len, missing.values()))) as display:
+        for shard, rows in missing.items():
+            if len(rows):
+                values = cache.shard_values(shard)
+                failures += _fill(values, store, teacher, rows, display)
+                cache.write(shard, values)
     return BuildResult(cache, len(store) - len(failures), failures)
 
 
@@ -97,28 +97,21 @@ def _by_name(output: TeacherOutput) -> dict[Output, Tensor]:
     return {name: values for name, values in named.items() if values is not None}
 
 
-def _rows_of(store: Store, shard: int) -> NDArray[np.int64]:
-    size = store.file.clips_per_shard
-    return np.arange(shard * size, min((shard + 1) * size, store.file.num_clips_asked))
-
-
-def _shard_values(
-    store: Store, teacher: Teacher, shard: int, outputs: list[Output], display: ProgressDisplay
-) -> tuple[dict[Output, NDArray[np.float16]], list[str]]:
-    """One shard's arrays, (clips_per_shard, ...) each, NaN where a clip has no output, and what failed."""
-    rows = _rows_of(store, shard)
-    rows = rows[store.ok[rows]]
-    values: dict[Output, NDArray[np.float16]] = {}
+def _fill(
+    values: dict[Output, NDArray[np.float16]],
+    store: Store,
+    teacher: Teacher,
+    rows: NDArray[np.int64],
+    display: ProgressDisplay,
+) -> list[str]:
+    """Puts the teacher's outputs for `rows` into their shard's arrays; returns what failed, whose rows stay NaN."""
     failures: list[str] = []
     for batch_rows, batch in _inputs(store, teacher, rows, failures):
         results = _by_name(teacher.embed(batch))
-        for output in outputs:
-            result = results[output].float().cpu().numpy().astype(np.float16)
-            if output not in values:
-                values[output] = np.full((store.file.clips_per_shard, *result.shape[1:]), np.nan, np.float16)
-            values[output][batch_rows % store.file.clips_per_shard] = result
+        for output, array in values.items():
+            array[batch_rows % store.file.clips_per_shard] = results[output].float().cpu().numpy()
         display.advance(len(batch_rows), f"{len(failures)} failed")
-    return values, failures
+    return failures
 
 
 def _inputs(

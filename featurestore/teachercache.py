@@ -15,7 +15,7 @@ from featurestore.store import Store
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 Output = Literal["embedding", "logits", "tokens"]
 OUTPUTS: tuple[Output, ...] = ("embedding", "logits", "tokens")
 # Decoded chunks kept in memory: more than the shards that the loader has in use at a time.
@@ -27,7 +27,7 @@ class TeacherAttributes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
     teacher: str
     embedding_dim: int
     provenance: dict[str, Any]
@@ -104,13 +104,28 @@ class TeacherCache:
             ) from error
         return values
 
+    def missing_rows(self, shard: int) -> NDArray[np.int64]:
+        """The rows of a shard's clips that lack a finite value in some array; all of them where a chunk is torn."""
+        ok = self._store.ok[self._rows(shard)]
+        lacking = np.zeros(len(ok), bool)
+        for values in self.shard_values(shard).values():
+            lacking |= ~np.isfinite(values[: len(ok)].reshape(len(ok), -1)).all(1)
+        return np.flatnonzero(ok & lacking) + shard * self._store.file.clips_per_shard
+
     def has_shard(self, shard: int) -> bool:
         """Whether every clip of a shard has finite values in all arrays."""
-        ok = self._store.ok[self._rows(shard)]
-        try:
-            return all(bool(np.isfinite(self.read(output, shard)[: len(ok)][ok]).all()) for output in self.outputs)
-        except InputError:
-            return False  # a torn chunk is as good as none: the caller makes it anew
+        return not len(self.missing_rows(shard))
+
+    def shard_values(self, shard: int) -> dict[Output, NDArray[np.float16]]:
+        """What there is of a shard, to be completed: (clips_per_shard, ...) each, NaN throughout where a chunk is torn."""
+        values: dict[Output, NDArray[np.float16]] = {}
+        for output in self.outputs:
+            try:
+                values[output] = self.read(output, shard).copy()
+            except InputError:
+                shape = (self._store.file.clips_per_shard, *self._array(output).shape[1:])
+                values[output] = np.full(shape, np.nan, np.float16)
+        return values
 
     def write(self, shard: int, values: dict[Output, NDArray[np.float16]]) -> None:
         """Writes the rows of one shard, (clips_per_shard, ...) each: one chunk, so one writer."""

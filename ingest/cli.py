@@ -184,7 +184,7 @@ def _ingest(manifest: Callable[[Path], Manifest], target: Path, options: IngestO
 
 
 def _print_status(status: Status) -> None:
-    console = Console()
+    console = Console(markup=False)  # names of classes and files may hold brackets
     store = status.store
     done = "finished" if store.snapshots else "not finished: run the ingest command again to go on"
     console.print(f"{store.dataset}: {status.num_shards_done} of {store.num_shards} shards, {done}")

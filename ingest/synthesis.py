@@ -33,8 +33,13 @@ def write_demo_audio(manifest: Manifest, seed: int) -> None:
         path = (root / clip.source).resolve()
         if not path.is_relative_to(root):
             raise InputError(f"clip {clip.key}: {clip.source} is outside {root}; sources must lie under it")
-        if not path.exists():
-            _write_clip(path, clip, seed)
+        try:
+            if not path.exists():
+                _write_clip(path, clip, seed)
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise InputError(
+                f"{path} can't be written ({error}); make room or mend the folder and run the same command again"
+            ) from error
 
 
 def _write_clip(path: Path, clip: Clip, seed: int) -> None:

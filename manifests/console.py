@@ -17,7 +17,8 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except InputError as error:
-        stderr.print(f"error: {error}")
+        # Libraries' messages, quoted inside ours, may have several lines.
+        stderr.print("error: " + " ".join(str(error).split()))
         sys.exit(EXIT_INPUT_ERROR)
     except KeyboardInterrupt:
         stderr.print("interrupted: what was finished is kept; run the same command again to go on")

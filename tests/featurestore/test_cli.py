@@ -182,7 +182,6 @@ def test_mistakes_of_all_commands(featurestore: Command, tmp_path: Path, store_c
     assert_error(featurestore("info", store_copy), r"store\.json is damaged .* run the ingest command again")
 
 
-@pytest.mark.xfail(reason="manifests.console prints Arrow's message with its line ends")
 def test_a_mistake_is_one_line_where_a_library_says_more(featurestore: Command, store_copy: Path) -> None:
     (store_copy / "manifest.parquet").write_bytes(b"PAR1" + bytes(60) + b"PAR1")
     assert_error(featurestore("info", store_copy), r"manifest\.parquet is not a readable manifest .* run the ingest")

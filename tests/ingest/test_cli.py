@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,18 @@ from ingest.layout import read_store_file
 from manifests.clips import Manifest
 
 
+@dataclass(frozen=True)
 class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):  # noqa: ANN201
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs `ingest ARGUMENTS` in this process, in tmp_path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -39,7 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 FAST = ("--workers", 0, "--num-frames", 256, "--clips-per-shard", 5)
 
 
-def test_a_folder_to_a_store_and_its_status(run, corpus: Manifest, store_root: Path, tmp_path: Path) -> None:
+def test_a_folder_to_a_store_and_its_status(run: Run, corpus: Manifest, store_root: Path, tmp_path: Path) -> None:
     made = run("folder", corpus.root, *FAST)
     fingerprint = read_store_file(store_root).snapshots[0].fingerprint
     assert made.code == 0
@@ -56,7 +63,7 @@ def test_a_folder_to_a_store_and_its_status(run, corpus: Manifest, store_root: P
     assert status.err == ""
 
 
-def test_failures_are_counted_and_listed(run, tmp_path: Path) -> None:
+def test_failures_are_counted_and_listed(run: Run, tmp_path: Path) -> None:
     (tmp_path / "c" / "[red]x").mkdir(parents=True)
     soundfile.write(tmp_path / "c" / "[red]x" / "a.wav", np.random.default_rng(0).uniform(-1, 1, 9000), 16_000)
     (tmp_path / "c" / "[red]x" / "b.wav").write_text("no audio")
@@ -71,7 +78,7 @@ def test_failures_are_counted_and_listed(run, tmp_path: Path) -> None:
     assert "50.0%" in status.out
 
 
-def test_status_of_an_unfinished_store(run, store_root: Path, tmp_path: Path) -> None:
+def test_status_of_an_unfinished_store(run: Run, store_root: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(store_root, tmp_path / "s"))
     content = (root / "store.json").read_text()
     (root / "store.json").write_text(content[: content.index(' "snapshots"')] + ' "snapshots": []\n}')
@@ -82,13 +89,13 @@ def test_status_of_an_unfinished_store(run, store_root: Path, tmp_path: Path) ->
     assert "clips: 10 in shards, 0 failed, 12 asked for" in status.out
 
 
-def test_segments(run, tmp_path: Path) -> None:
+def test_segments(run: Run, tmp_path: Path) -> None:
     (tmp_path / "c" / "x").mkdir(parents=True)
     soundfile.write(tmp_path / "c" / "x" / "a.wav", np.random.default_rng(0).uniform(-1, 1, 40_000), 16_000)
     assert run("folder", "c", "--segment", 0.5, "--store", "s", *FAST).out.startswith("s: 5 of 5 clips in 1 shards")
 
 
-def test_the_demo(run) -> None:
+def test_the_demo(run: Run) -> None:
     made = run("demo", "--num-clips", 12, "--workers", 0)
     assert made.code == 0
     assert made.out.startswith(f"{Path('data', 'demo')}: 12 of 12 clips in 1 shards")
@@ -109,7 +116,7 @@ def test_the_demo(run) -> None:
         (("demo", "--store", "file/x"), "Not a directory"),
     ],
 )
-def test_bad_input_is_one_line(run, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_bad_input_is_one_line(run: Run, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     (tmp_path / "file").touch()
     failed = run(*arguments)
     assert (failed.code, failed.out) == (2, "")
@@ -118,7 +125,7 @@ def test_bad_input_is_one_line(run, tmp_path: Path, arguments: tuple[str, ...], 
     assert message in failed.err
 
 
-def test_another_recipe_is_one_line(run, corpus: Manifest, store_root: Path, tmp_path: Path) -> None:
+def test_another_recipe_is_one_line(run: Run, corpus: Manifest, store_root: Path, tmp_path: Path) -> None:
     shutil.copytree(store_root, tmp_path / "s")
     failed = run("folder", corpus.root, "--store", "s", "--workers", 0, "--num-frames", 512, "--clips-per-shard", 5)
     assert failed.code == 2
@@ -127,14 +134,14 @@ def test_another_recipe_is_one_line(run, corpus: Manifest, store_root: Path, tmp
 
 
 @pytest.mark.parametrize("command", [(), ("folder",), ("esc50",), ("demo",), ("status",)])
-def test_help_has_an_example(run, command: tuple[str, ...]) -> None:
+def test_help_has_an_example(run: Run, command: tuple[str, ...]) -> None:
     shown = run(*command, "--help")
     assert shown.code == 0
     assert "Example: ingest" in shown.out
 
 
 @pytest.mark.parametrize("arguments", [("folder",), ("demo", "--num-clips", "0"), ("demo", "--workers", "x"), ("no",)])
-def test_wrong_usage_is_status_2(run, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
     failed = run(*arguments)
     assert failed.code == 2
     assert "Traceback" not in failed.err
