@@ -70,7 +70,9 @@ def _windowed(frames: Tensor, spec: FbankSpec, out: Tensor) -> None:
     centred = frames - frames.mean(1, keepdim=True)
     # A frame's first sample has no predecessor, but there the hanning window is 0.
     out[:, 0] = 0.0
-    torch.sub(centred[:, 1:], centred[:, :-1], alpha=spec.preemphasis, out=out[:, 1:])
+    # Two roundings as in Kaldi, and not sub's alpha, which fuses them: where noise leaves a mel band almost empty, the
+    # logarithm would show the difference.
+    torch.sub(centred[:, 1:], centred[:, :-1] * spec.preemphasis, out=out[:, 1:])
     out *= _window(spec)
 
 

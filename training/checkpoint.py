@@ -5,7 +5,7 @@ import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,7 +19,7 @@ from training.config import ModelConfig
 from training.inputs import Normalisation
 from training.model.networks import Student
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 Stage = Literal["multissl", "distill"]
 
 
@@ -28,7 +28,7 @@ class About(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
     stage: Stage
     iteration: int
     step: int  # steps done
@@ -78,13 +78,23 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Reads a checkpoint of ours. Raises InputError for any other file."""
     try:
+        # torch takes a file that is no archive for one of its old formats, and says of it whatever its bytes lead to.
+        with path.open("rb") as file:
+            if not is_zipfile(file):
+                raise ValueError("it is no archive, or only the beginning of one")
         content = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(content, dict):
+            raise ValueError("it holds something else")
         about = About.model_validate(json.loads(content["about"]))
         return Checkpoint(about, content["network"], content["optimiser"])
     except OSError as error:
         raise InputError(f"the checkpoint {path} can't be read: {error.strerror or error}") from error
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
-        reason = "it has other fields" if isinstance(error, ValidationError) else str(error).splitlines()[0][:200]
+    except (RuntimeError, ValueError, LookupError, TypeError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
+        reason = (
+            "it has other fields"
+            if isinstance(error, ValidationError)
+            else (str(error) or type(error).__name__).splitlines()[0][:200]
+        )
         raise InputError(
             f"{path} is not a whole checkpoint of this trainer ({reason}); expected one like RUN/iter1/distill/last.pt"
         ) from error

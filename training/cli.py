@@ -143,7 +143,7 @@ def _checkpoint_path(model: Path) -> Path:
     """A checkpoint file, or the last finished iteration's of a run."""
     if not model.is_dir():
         return model
-    found = list(model.glob(f"iter*/distill/{LAST}"))
+    found = [path for path in model.glob(f"iter*/distill/{LAST}") if path.parts[-3].removeprefix("iter").isdigit()]
     if not found:
         raise InputError(f"{model} has no trained iteration (no iterK/distill/{LAST}); make one with `training run`")
     return max(found, key=lambda path: int(path.parts[-3].removeprefix("iter")))
@@ -151,7 +151,7 @@ def _checkpoint_path(model: Path) -> Path:
 
 def _run_config(checkpoint: Path) -> RunConfig | None:
     """The configuration of the run that a checkpoint lies in, if it does."""
-    folder = checkpoint.parent.parent.parent
+    folder = checkpoint.resolve().parent.parent.parent
     return read_config(folder) if (folder / "config.json").exists() else None
 
 

@@ -199,6 +199,8 @@ class _Trainer:
             evaluation = self._plan.evaluate()
             figures = {f"eval_{name}": value for name, value in evaluation.as_dict().items() if value is not None}
             self._log.write(step, figures)
+            # Before the checkpoint: a run that goes on from it doesn't evaluate this step again.
+            self._log.flush()
             score = evaluation.mean_average_precision if evaluation.accuracy is None else evaluation.accuracy
         if about.best is not None and score <= about.best:
             return about

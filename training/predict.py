@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from training.model.patches import patchify
 
 # A rest shorter than this share of a window is left out, unless it is all there is.
 MIN_WINDOW_SHARE = 0.5
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,12 @@ class Predictor:
     @torch.inference_mode()
     def tags(self, path: Path) -> list[Tag]:
         """All labels of a file, likeliest first. Raises ClipError when it can't be read."""
-        windows = torch.from_numpy(np.stack(list(_windows(path, self._spec)))).to(self._device)
-        fbank = self._about.normalisation(windows)
-        logits = self._student(patchify(fbank, self._student.grid)).logits
-        mean = probabilities(logits, one_label=self._about.one_label).mean(0).tolist()
+        windows, said = _windows(path, self._spec), []
+        while part := list(islice(windows, BATCH_SIZE)):
+            fbank = self._about.normalisation(torch.from_numpy(np.stack(part)).to(self._device))
+            logits = self._student(patchify(fbank, self._student.grid)).logits
+            said.append(probabilities(logits, one_label=self._about.one_label))
+        mean = torch.cat(said).mean(0).tolist()
         labels = self._about.vocabulary.labels
         order = sorted(range(len(mean)), key=lambda index: -mean[index])
         return [Tag(labels[index].id, labels[index].name, mean[index]) for index in order]

@@ -54,7 +54,12 @@ def open_run(store: Store, config: RunConfig, folder: Path, device: torch.device
             f"set model.num_frames={store.file.fbank.num_frames}, or ingest with --num-frames {config.model.num_frames}"
         )
     split = choose_split(store, config.data, config.seed)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} can't be a run's folder ({error.strerror}); choose another one with --run"
+        ) from error
     _keep_config(folder, config)
     _keep_store(folder, store)
     _keep_environment(folder, device)

@@ -1,0 +1,114 @@
+"""File to shard on one core for 10 s clips, beside the floor (decode and resample) and the usual script."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import torchaudio.compliance.kaldi as kaldi
+from measure import medians_s, parser, report
+from skimage.feature import hog as skimage_hog
+
+from ingest.decode import decode, open_audio
+from ingest.executor import run_in_process
+from ingest.featurise import looped
+from ingest.layout import SHARD_FOLDER, StoreFile
+from ingest.shards import ShardTask
+from manifests.clips import Clip
+from manifests.geometry import FbankSpec, HogSpec
+from manifests.vocabulary import Vocabulary
+
+NUM_CLIPS = 20
+SPEC = FbankSpec()
+CODECS = {"m4a": ("aac", 44_100), "webm": ("libopus", 48_000), "ogg": ("libopus", 48_000)}
+
+
+def write_clip(path: Path, codec: str, rate_hz: int, seed: int) -> None:
+    """10 s of stereo noise and tones."""
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(10 * rate_hz) / rate_hz
+    sound = 0.1 * rng.normal(size=(2, time_s.size)) + 0.3 * np.sin(2 * np.pi * 440 * (1 + seed) * time_s)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate_hz, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(sound.astype(np.float32), format="fltp", layout="stereo")
+        frame.sample_rate = rate_hz
+        fifo = av.AudioFifo()
+        fifo.write(frame)
+        while (part := fifo.read(stream.codec_context.frame_size or 1024, partial=True)) is not None:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+
+
+def floor(paths: list[Path]) -> None:
+    for path in paths:
+        with open_audio(path) as source:
+            decode(source, SPEC.sample_rate_hz, 0.0, SPEC.num_samples / SPEC.sample_rate_hz)
+
+
+def usual_script(paths: list[Path]) -> None:
+    """Decode and resample, torchaudio's fbank, scikit-image's HOG; nothing is written."""
+    for path in paths:
+        with open_audio(path) as source:
+            waveform = decode(source, SPEC.sample_rate_hz, 0.0, SPEC.num_samples / SPEC.sample_rate_hz)
+        sound = torch.from_numpy(looped(waveform, SPEC.num_samples))
+        features = kaldi.fbank(
+            (sound - sound.mean())[None],
+            htk_compat=True,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=128,
+            dither=0.0,
+        )
+        skimage_hog(features.numpy(), 9, (16, 16), (1, 1))
+
+
+def ours(paths: list[Path], folder: Path) -> None:
+    """Everything: decode, resample, fbank, HOG, tar, hashes, sidecar, sync."""
+    clips = tuple(Clip(path.stem, path.name) for path in paths)
+    store = StoreFile(
+        dataset=paths[0].suffix[1:],
+        num_clips_asked=len(clips),
+        clips_per_shard=len(clips),
+        seed=0,
+        keep_audio=False,
+        manifest_sha256="",
+        fbank=SPEC,
+        hog=HogSpec(),
+        vocabulary=Vocabulary(),
+        versions={},
+    )
+    for _ in run_in_process([ShardTask(folder, paths[0].parent, store, 0, clips)]):
+        pass
+
+
+def main() -> None:
+    arguments = parser(__doc__).parse_args()
+    torch.set_num_threads(1)
+    lines, figures = [], {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / SHARD_FOLDER).mkdir()
+        for ending, (codec, rate_hz) in CODECS.items():
+            paths = [folder / f"clip{number}.{ending}" for number in range(NUM_CLIPS)]
+            for number, path in enumerate(paths):
+                write_clip(path, codec, rate_hz, number)
+            candidates: dict[str, Callable[[], None]] = {
+                "floor": lambda paths=paths: floor(paths),
+                "ours": lambda paths=paths: ours(paths, folder),
+                "usual script": lambda paths=paths: usual_script(paths),
+            }
+            seconds = medians_s(candidates, max(3, arguments.repeats // 3))
+            each_ms = {key: value / NUM_CLIPS * 1e3 for key, value in seconds.items()}
+            lines.append(
+                f"{ending}, 10 s: ours {each_ms['ours']:.1f} ms a clip, decode + resample {each_ms['floor']:.1f} ms, "
+                f"usual script {each_ms['usual script']:.1f} ms: {each_ms['ours'] / each_ms['floor']:.2f} x the floor "
+                f"(goal: 1.3), {each_ms['usual script'] / each_ms['ours']:.2f} times as fast as the script"
+            )
+            figures[ending] = each_ms
+    report("ingest", lines, figures, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
