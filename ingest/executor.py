@@ -36,9 +36,12 @@ def run_on_ray(tasks: Iterable[ShardTask], num_workers: int | None) -> Iterator[
 
 
 def _start_ray(num_workers: int | None) -> Any:
-    # Imported here: Ray takes a second to import and --workers 0 does without it.
     # Ray's own choice for later versions, which it warns of until it is made.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Nothing is reported to anybody unless the user wants it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # Imported here: Ray takes a second to import and --workers 0 does without it.
     import ray
 
     ray.init(

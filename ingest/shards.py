@@ -81,8 +81,9 @@ def read_sidecar(path: Path) -> Sidecar | None:
         table = pq.read_table(path)
         about = json.loads(table.schema.metadata[b"shard"])
         ledger = table.replace_schema_metadata(None).cast(SCHEMA)
+        ledger.validate(full=True)
         return Sidecar(about["tar_sha256"], about["tar_size"], ledger)
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and run the ingest command again") from error
 
 

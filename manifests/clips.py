@@ -87,6 +87,7 @@ class Manifest:
         """Reads what :meth:`write` wrote; raises InputError when `path` isn't such a file."""
         try:
             table = pq.read_table(path)
+            table.validate(full=True)
             about: dict[str, Any] = json.loads(table.schema.metadata[b"manifest"])
             return cls(
                 dataset=about["dataset"],
@@ -95,7 +96,7 @@ class Manifest:
                 seed=about["seed"],
                 table=table.replace_schema_metadata(None).cast(SCHEMA),
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:  # Arrow's, JSON's and pydantic's are ValueErrors
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
             raise InputError(f"{path} is not a readable manifest ({error}); run the ingest command again") from error
 
 

@@ -77,7 +77,7 @@ def test_initialisation_is_glorots(tiny: ModelConfig) -> None:
         if isinstance(part, nn.Linear):
             bound = math.sqrt(6 / (part.in_features + part.out_features))
             assert part.weight.abs().max() <= bound
-            assert part.weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.15)
+            assert part.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.15)
             assert (part.bias == 0).all()
         if isinstance(part, nn.LayerNorm):
             assert (part.weight == 1).all()

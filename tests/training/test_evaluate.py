@@ -1,0 +1,103 @@
+"""Evaluation against one clip at a time."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from featurestore.loader import sequential_batches
+from featurestore.store import Store
+from manifests.errors import InputError
+from manifests.vocabulary import Vocabulary
+from training.checkpoint import About
+from training.config import DataConfig, ModelConfig
+from training.evaluate import Evaluation, check_fits, evaluate, predict_rows
+from training.inputs import Normalisation
+from training.model.networks import Student
+from training.model.patches import patchify
+from training.splits import choose_split
+
+CPU = torch.device("cpu")
+
+
+def one_by_one(student: Student, store: Store, rows: np.ndarray, about: About) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        fbanks = [torch.from_numpy(batch.fbank.copy()).float() for batch in sequential_batches(store, rows, 1)]
+        outputs = [student(patchify((fbank - about.mean) / about.std, student.grid)) for fbank in fbanks]
+    return torch.cat([output.logits for output in outputs]), torch.cat([output.pooled for output in outputs])
+
+
+def test_predictions_are_in_the_order_of_the_rows(student: Student, store: Store, about: About) -> None:
+    rows = store.rows()[::-1].copy()
+    logits, pooled = predict_rows(student, store, rows, about.normalisation, CPU)
+    expected = one_by_one(student, store, rows, about)
+    torch.testing.assert_close(logits, expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pooled, expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_figures(student: Student, store: Store, about: About) -> None:
+    split = choose_split(store, DataConfig(), 0)
+    found = evaluate(student, store, split, about.normalisation, CPU, one_label=True)
+    logits, pooled = one_by_one(student, store, split.held_out, about)
+    labels = store.labels(split.held_out)
+    accuracy = (logits.argmax(1).numpy() == labels.argmax(1)).mean()
+    assert found.accuracy == pytest.approx(accuracy)
+    present = labels.any(0)
+    scores = logits.softmax(1).numpy()
+    expected = average_precision_score(labels[:, present], scores[:, present], average="macro")
+    assert found.mean_average_precision == pytest.approx(expected, abs=1e-5)
+    unit = pooled / pooled.norm(dim=1, keepdim=True)
+    assert found.feature_spread == pytest.approx(4 * float(unit.numpy().std(0).mean()), rel=1e-4)
+    assert (found.split, found.num_evaluated, found.num_listed) == ("test", len(split.held_out), 6)
+
+
+def test_several_labels_have_no_accuracy(multi_label_store: Store, student: Student, about: About) -> None:
+    split = choose_split(multi_label_store, DataConfig(eval_fold=1), 0)
+    found = evaluate(student, multi_label_store, split, about.normalisation, CPU, one_label=False)
+    assert found.accuracy is None
+    assert 0 < found.mean_average_precision <= 1
+
+
+def test_the_mode_is_put_back(tiny: ModelConfig, store: Store) -> None:
+    student = Student(tiny, 3, None, torch.Generator().manual_seed(0))
+    for mode in (True, False):
+        student.train(mode)
+        predict_rows(student, store, store.rows()[:1], Normalisation(0.0, 1.0), CPU)
+        assert student.training == mode
+        assert student.aft.training == mode
+
+
+def test_an_evaluation_always_says_of_how_many() -> None:
+    evaluation = Evaluation("fold 1", 0.4567, 0.5, 0.9, 7, 8)
+    assert str(evaluation) == "accuracy 50.0%, mAP 0.457 on fold 1 (7 of 8 clips listed)"
+    assert str(replace(evaluation, accuracy=None)) == "mAP 0.457 on fold 1 (7 of 8 clips listed)"
+    assert evaluation.as_dict() == {
+        "split": "fold 1",
+        "mean_average_precision": 0.4567,
+        "accuracy": 0.5,
+        "feature_spread": 0.9,
+        "num_evaluated": 7,
+        "num_listed": 8,
+    }
+
+
+def test_a_store_that_does_not_fit_is_refused(store: Store, about: About) -> None:
+    check_fits(about, store)
+    longer = about.model_copy(update={"model": about.model.model_copy(update={"num_frames": 512})})
+    with pytest.raises(InputError, match=r"takes 512 frames and .* holds 256; ingest with --num-frames 512"):
+        check_fits(longer, store)
+    other = about.model_copy(update={"vocabulary": Vocabulary.from_names(["a", "b"])})
+    with pytest.raises(InputError, match=r"knows 2 labels \(a, b \.\.\.\), .* has 3 others"):
+        check_fits(other, store)
+
+
+def test_a_damaged_shard_is_named(student: Student, store: Store, about: About, tmp_path: Path) -> None:
+    damaged = Store(Path(shutil.copytree(store.root, tmp_path / "copy")))
+    tar = sorted(damaged.root.glob("shards/*.tar"))[2]
+    tar.write_bytes(tar.read_bytes()[:100_000])
+    with pytest.raises(InputError, match=f"{tar.name} ends inside clip"):
+        predict_rows(student, damaged, damaged.rows(), about.normalisation, CPU)
