@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featurestore.loader import sequential_batches
 from featurestore.store import Store
-from featurestore.teachercache import Output, TeacherAttributes, TeacherCache, create_cache
+from featurestore.teachercache import Output, TeacherAttributes, TeacherCache, cache_lock, create_cache
 from featurestore.teachers.base import FbankInput, Teacher, TeacherOutput, WaveformInput
 from featurestore.waveforms import read_waveform
 from ingest.ledger import ClipError
@@ -34,9 +34,15 @@ class BuildResult:
 def build_teacher(store: Store, teacher: Teacher, name: str, *, with_tokens: bool = False) -> BuildResult:
     """Fills the cache `name` with `teacher`'s outputs for all clips; shards that are complete stay as they are.
 
-    Raises InputError when the teacher doesn't fit the store, or a cache of that name holds something else.
+    Raises InputError when the teacher doesn't fit the store, a cache of that name holds something else, or another
+    process is building it.
     """
     _check_input(store, teacher, with_tokens)
+    with cache_lock(store, name):
+        return _build(store, teacher, name, with_tokens)
+
+
+def _build(store: Store, teacher: Teacher, name: str, with_tokens: bool) -> BuildResult:
     cache = _open_cache(store, teacher, name, with_tokens)
     missing = {shard: cache.missing_rows(shard) for shard in range(store.file.num_shards)}
     failures: list[str] = []

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from featurestore.build import build_teacher
+from featurestore.device import choose_device
 from featurestore.store import Store, choose_store
 from featurestore.teachercache import TeacherCache
 from featurestore.teachers.registry import load_teacher
@@ -62,13 +63,14 @@ def build_teacher_command(
     name: Annotated[str | None, typer.Option(help="The cache's name. Default: the teacher's.")] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Keep each patch's embedding as well.")] = False,
     store: StoreOption = None,
+    device: Annotated[str, typer.Option(help="Where the teacher runs: auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Cache a teacher's embeddings of every clip; what is there already is kept.
 
     Example: featurestore build-teacher --model efficientat --checkpoint mn04_as_mAP_432.pt
     """
     opened = Store(choose_store(store))
-    teacher = load_teacher(model, checkpoint)
+    teacher = load_teacher(model, checkpoint).to(choose_device(device))
     result = build_teacher(opened, teacher, _cache_name(name or teacher.name), with_tokens=tokens)
     print(
         f"{result.cache.path}: {result.num_rows} of {len(opened)} clips, embedding of {result.cache.embedding_dim} "

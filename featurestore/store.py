@@ -117,9 +117,9 @@ class Store:
 
     @property
     def is_multi_label(self) -> bool:
-        """Whether some clip has other than one label."""
+        """Whether some clip has more than one label."""
         starts, _ = self._label_lists
-        return bool((np.diff(starts) != 1).any())
+        return bool((np.diff(starts) > 1).any())
 
     def rows(self, *, split: str | None = None, fold: int | None = None, asked: bool = False) -> NDArray[np.int64]:
         """Rows of the clips of a split and fold (None: of all); with `asked` those that failed as well."""

@@ -1,6 +1,8 @@
 """A teacher's outputs for every clip of a store, in Zarr v3: one Zarr chunk belongs to one tar."""
 
+import shutil
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from featurestore.store import Store
+from ingest.atomic import TEMPORARY_SUFFIX, exclusive
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 
@@ -117,7 +120,7 @@ class TeacherCache:
         return not len(self.missing_rows(shard))
 
     def shard_values(self, shard: int) -> dict[Output, NDArray[np.float16]]:
-        """What there is of a shard, to be completed: (clips_per_shard, ...) each, NaN throughout where a chunk is torn."""
+        """What there is of a shard, to be completed: (clips_per_shard, ...) each, all NaN where a chunk is torn."""
         values: dict[Output, NDArray[np.float16]] = {}
         for output in self.outputs:
             try:
@@ -148,10 +151,17 @@ class TeacherCache:
         return slice(shard * size, (shard + 1) * size)
 
 
+def cache_lock(store: Store, name: str) -> AbstractContextManager[None]:
+    """Keeps a second process from building the same cache."""
+    path = store.teacher_path(name)
+    path.parent.mkdir(exist_ok=True)
+    return exclusive(path.parent, "build-teacher", path.stem)
+
+
 def create_cache(
     store: Store, name: str, attributes: TeacherAttributes, row_shapes: dict[Output, tuple[int, ...]]
 ) -> TeacherCache:
-    """Makes an empty cache, or opens the one there is for more rows.
+    """Makes an empty cache, or opens the one there is for more rows; the caller holds its lock (:func:`cache_lock`).
 
     Raises InputError when the one there is comes from another checkpoint, input or content of the store.
     """
@@ -166,9 +176,11 @@ def create_cache(
         if differing:
             raise InputError(f"{path} is another cache: it differs in {', '.join(differing)}; delete it or use --name")
         return cache
-    path.parent.mkdir(exist_ok=True)
     rows = store.file.clips_per_shard
-    group = zarr.open_group(path, mode="w", zarr_format=3)
+    # Made aside and renamed: a kill leaves either no cache or one with all its arrays and attributes.
+    temporary = path.with_name(f".{name}{TEMPORARY_SUFFIX}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    group = zarr.open_group(temporary, mode="w", zarr_format=3)
     for output, shape in row_shapes.items():
         group.create_array(
             output,
@@ -178,8 +190,8 @@ def create_cache(
             fill_value=np.nan,
             compressors=[ZstdCodec(level=3), Crc32cCodec()],
         )
-    # Last, so that a group without attributes is known to be half-made.
     group.attrs.update(attributes.model_dump(mode="json"))
+    temporary.rename(path)
     return TeacherCache(store, name, writable=True)
 
 

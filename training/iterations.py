@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from featurestore.build import build_teacher
@@ -12,7 +13,7 @@ from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from ingest.atomic import atomic_write
 from manifests.errors import InputError
-from training.checkpoint import About
+from training.checkpoint import About, Stage, load_checkpoint
 from training.config import OptimiserConfig, RunConfig
 from training.distill import Task, distill_losses, teacher_columns
 from training.evaluate import Evaluation, evaluate
@@ -50,8 +51,7 @@ class Run:
 
     @property
     def one_label(self) -> bool:
-        loss = self.config.distill.loss
-        return not self.store.is_multi_label if loss == "auto" else loss == "ce"
+        return self.config.distill.loss == "ce"
 
     def num_steps(self, optimiser: OptimiserConfig) -> int:
         return num_steps_of(optimiser.epochs, len(self.split.train), optimiser.batch_size)
@@ -76,16 +76,41 @@ class _Models:
 
 
 def _iterate(run: Run, iteration: int, previous: _Models) -> tuple[_Models, IterationResult]:
+    """Does one iteration, or reads it where its evaluation is there, which is written last."""
+    done = run.folder / f"iter{iteration}" / EVAL_FILE
+    if done.exists():
+        return _read_iteration(run, iteration, done)
     multissl = _multissl_stage(run, iteration, previous)
     if run.num_steps(run.config.distill.optimiser) == 0:
         return _Models(multissl, None), IterationResult(iteration, None, None, None)
     teacher_name = _teacher_name(run, iteration)
-    cache = None if teacher_name is None else TeacherCache(run.store, teacher_name)
+    cache = None if teacher_name is None else open_teacher(run.store, teacher_name, run.split)
     start = previous.student if multissl is None else multissl
     student, evaluation = _distill_stage(run, iteration, start, cache)
-    atomic_write(run.folder / f"iter{iteration}" / EVAL_FILE, json.dumps(evaluation.as_dict(), indent=1) + "\n")
-    path = run.folder / f"iter{iteration}" / "distill" / LAST
+    content = {"teacher": teacher_name, **evaluation.as_dict()}
+    atomic_write(done, json.dumps(content, indent=1) + "\n")
+    return _Models(multissl, student), IterationResult(
+        iteration, teacher_name, last_checkpoint(run, iteration), evaluation
+    )
+
+
+def _read_iteration(run: Run, iteration: int, done: Path) -> tuple[_Models, IterationResult]:
+    try:
+        content = json.loads(done.read_bytes())
+        teacher_name = content.pop("teacher")
+        evaluation = Evaluation(**content)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{done} is damaged ({error}); delete it to have the iteration evaluated again") from error
+    has_multissl = run.num_steps(run.config.multissl.optimiser) > 0
+    multissl = load_checkpoint(last_checkpoint(run, iteration, "multissl")).network if has_multissl else None
+    path = last_checkpoint(run, iteration)
+    student = load_checkpoint(path).network
     return _Models(multissl, student), IterationResult(iteration, teacher_name, path, evaluation)
+
+
+def last_checkpoint(run: Run, iteration: int, stage: Stage = "distill") -> Path:
+    """Where the last checkpoint of a stage lies."""
+    return run.folder / f"iter{iteration}" / stage / LAST
 
 
 def _multissl_stage(run: Run, iteration: int, previous: _Models) -> dict[str, torch.Tensor] | None:
@@ -115,15 +140,24 @@ def _multissl_stage(run: Run, iteration: int, previous: _Models) -> dict[str, to
     return train_stage(plan, run.folder, run.machine).network
 
 
+def open_teacher(store: Store, name: str, split: Split) -> TeacherCache:
+    """The cache to distil from. Raises InputError when it lacks clips to train on: they would not be distilled."""
+    cache = TeacherCache(store, name)
+    shards = np.unique(split.train // store.file.clips_per_shard)
+    lacking = np.intersect1d(np.concatenate([cache.missing_rows(int(shard)) for shard in shards]), split.train)
+    if len(lacking):
+        raise InputError(
+            f"{cache.path} lacks {len(lacking)} of the {len(split.train)} clips to train on, for instance "
+            f"{store.keys(lacking[:1])[0]}; run `featurestore build-teacher` again to complete it"
+        )
+    return cache
+
+
 def _distill_stage(
     run: Run, iteration: int, start: dict[str, torch.Tensor] | None, cache: TeacherCache | None
 ) -> tuple[dict[str, torch.Tensor], Evaluation]:
     """Trains on labels and, with a cache, on the teacher's embeddings; `start` holds the AFT to begin with."""
     config, store = run.config.distill, run.store
-    if not store.num_classes:
-        raise InputError(
-            f"{store.root} has no labels to learn from; do Multi-SSL alone with --set distill.optimiser.epochs=0"
-        )
     name = f"iter{iteration}/distill"
     teacher_dim = None if cache is None else cache.embedding_dim
     student = Student(
@@ -140,7 +174,7 @@ def _distill_stage(
     loader = Loader(
         store, run.split.train, batch_size, seed=_loader_seed(run, name), teacher=cache, with_logits=with_logits
     )
-    about = _about(run, "distill", iteration, run.num_steps(config.optimiser), teacher_dim)
+    about = _about(run, "distill", iteration, run.num_steps(config.optimiser), cache)
 
     def figures() -> Evaluation:
         return evaluate(student, store, run.split, about.normalisation, run.machine.device, one_label=run.one_label)
@@ -158,7 +192,8 @@ def _distill_stage(
         checkpoint_every_steps=run.config.checkpoint_every_steps,
         evaluate=figures,
     )
-    return train_stage(plan, run.folder, run.machine).network, figures()
+    network = train_stage(plan, run.folder, run.machine).network
+    return network, plan.evaluation or figures()
 
 
 def _teacher_name(run: Run, iteration: int) -> str | None:
@@ -168,7 +203,7 @@ def _teacher_name(run: Run, iteration: int) -> str | None:
         return None
     if wanted != OWN_TEACHER:
         return wanted
-    teacher = load_checkpoint_teacher(run.folder / f"iter{iteration - 1}" / "distill" / LAST)
+    teacher = load_checkpoint_teacher(last_checkpoint(run, iteration - 1)).to(run.machine.device)
     # Named by content: two runs' teachers, or one trained anew, never share a cache.
     name = f"own-{teacher.provenance['checkpoint_sha256'][:12]}"
     result = build_teacher(run.store, teacher, name)
@@ -183,10 +218,10 @@ def aft_weights(network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): weight for name, weight in network.items() if name.startswith(prefix)}
 
 
-def _about(run: Run, stage: str, iteration: int, num_steps: int, teacher_dim: int | None) -> About:
+def _about(run: Run, stage: Stage, iteration: int, num_steps: int, cache: TeacherCache | None) -> About:
     file, snapshot = run.store.file, run.store.snapshot
     return About(
-        stage="multissl" if stage == "multissl" else "distill",
+        stage=stage,
         iteration=iteration,
         step=0,
         num_steps=num_steps,
@@ -196,8 +231,12 @@ def _about(run: Run, stage: str, iteration: int, num_steps: int, teacher_dim: in
         std=snapshot.std,
         vocabulary=file.vocabulary,
         one_label=run.one_label,
-        teacher_dim=teacher_dim,
+        teacher_dim=None if cache is None else cache.embedding_dim,
+        teacher=None if cache is None else {"name": cache.path.stem, **cache.attributes.provenance},
         store_fingerprint=snapshot.fingerprint,
+        data=run.config.data,
+        seed=run.config.seed,
+        held_out=run.split.name,
     )
 
 

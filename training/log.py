@@ -44,6 +44,7 @@ class MetricsLog:
 
     def flush(self) -> None:
         self._file.flush()
+        self._events.flush()
 
     def __enter__(self) -> "MetricsLog":
         return self

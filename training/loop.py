@@ -48,6 +48,7 @@ class StagePlan:
     roll: bool
     checkpoint_every_steps: int
     evaluate: Callable[[], Evaluation] | None = None
+    evaluation: Evaluation | None = None  # the latest, of the network as it is now
 
 
 @dataclass
@@ -81,8 +82,9 @@ def train_stage(plan: StagePlan, run: Path, machine: Machine) -> Checkpoint:
 def _optimiser(plan: StagePlan, machine: Machine) -> torch.optim.AdamW:
     config = plan.optimiser
     # Norms, biases, positions and tokens aren't decayed, as usual for transformers.
-    decayed = [weight for weight in plan.network.parameters() if weight.ndim >= 2 and weight.requires_grad]
-    others = [weight for weight in plan.network.parameters() if weight.ndim < 2 and weight.requires_grad]
+    decayed, others = list[nn.Parameter](), list[nn.Parameter]()
+    for name, weight in plan.network.named_parameters():
+        (decayed if weight.ndim >= 2 and not name.endswith("positions") else others).append(weight)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=plan.peak_lr, betas=config.betas, fused=machine.device.type == "cuda")
 
@@ -150,18 +152,30 @@ class _Trainer:
         rate = learning_rate(step - 1, num_steps, plan.peak_lr, plan.optimiser.warmup_share)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        generator = generator_for(plan.seed, plan.name, step, device=device)
-        inputs = prepare(
-            batch, plan.about.model.grid, plan.about.normalisation, device, generator if plan.roll else None
-        )
-        with torch.autocast(device.type, self._machine.autocast, enabled=self._machine.autocast is not None):
-            terms = plan.losses(inputs, generator)
-        self._optimiser.zero_grad()
-        terms["loss"].backward()  # type: ignore[no-untyped-call]
+        # A generator a purpose: what one draws doesn't depend on whether another is switched on.
+        rolls = generator_for(plan.seed, plan.name, step, "roll", device=device) if plan.roll else None
+        generator = generator_for(plan.seed, plan.name, step, "masks", device=device)
+        inputs = prepare(batch, plan.about.model.grid, plan.about.normalisation, device, rolls)
+        terms = self._backward(inputs, generator)
         norm = nn.utils.clip_grad_norm_(plan.network.parameters(), plan.optimiser.max_gradient_norm)
         self._optimiser.step()
         read_later = {name: term.detach() for name, term in terms.items()} | {"gradient_norm": norm}
         self._pending.steps.append((step, read_later, batch.keys, rate))
+
+    def _backward(self, inputs: Inputs, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses, and their gradients in the network."""
+        machine, plan = self._machine, self._plan
+        try:
+            with torch.autocast(machine.device.type, machine.autocast, enabled=machine.autocast is not None):
+                terms = plan.losses(inputs, generator)
+            self._optimiser.zero_grad()
+            terms["loss"].backward()  # type: ignore[no-untyped-call]
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"{plan.name}: the device's memory is too small for batches of {plan.optimiser.batch_size}; set a "
+                "smaller batch_size, model.recompute=true, or take a smaller preset"
+            ) from error
+        return terms
 
     def _flush(self) -> None:
         """Reads the pending losses, refuses those that are not finite, and logs them."""
@@ -194,9 +208,8 @@ class _Trainer:
         """Evaluates, and keeps the network as best.pt where it is better than before."""
         if self._plan.evaluate is None:
             score = -sum(self._recent_loss) / len(self._recent_loss)
-            self._recent_loss.clear()
         else:
-            evaluation = self._plan.evaluate()
+            evaluation = self._plan.evaluation = self._plan.evaluate()
             figures = {f"eval_{name}": value for name, value in evaluation.as_dict().items() if value is not None}
             self._log.write(step, figures)
             # Before the checkpoint: a run that goes on from it doesn't evaluate this step again.
@@ -209,5 +222,8 @@ class _Trainer:
         return about
 
     def _save(self, about: About) -> None:
+        # A run that goes on from here knows nothing of earlier losses, so neither may this one.
+        self._recent_loss.clear()
         checkpoint = Checkpoint(about, self._plan.network.state_dict(), self._optimiser.state_dict())
         save_checkpoint(checkpoint, self._folder / LAST)
+        self._pending = _Pending()  # its clock counts neither evaluation nor saving

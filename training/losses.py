@@ -44,9 +44,10 @@ def contrast(pooled: Tensor, raw_pooled: Tensor, temperature: float) -> Tensor:
     `pooled`, `raw_pooled`: (B, D), a view's and the raw view's pooled features; the pair of one clip is positive, the
     raw views of all other clips, on all ranks, are negative. Gradient flows through both sides.
     """
-    queries = F.normalize(pooled.float(), dim=1)
-    keys, first = gather_batch(F.normalize(raw_pooled.float(), dim=1))
-    logits = queries @ keys.T / temperature
+    with torch.autocast(pooled.device.type, enabled=False):  # which would take the product in bfloat16
+        queries = F.normalize(pooled.float(), dim=1)
+        keys, first = gather_batch(F.normalize(raw_pooled.float(), dim=1))
+        logits = queries @ keys.T / temperature
     return F.cross_entropy(logits, first + torch.arange(len(queries), device=logits.device))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from manifests.geometry import PatchGrid
+from training.model.patches import unpatchify
 
 MAX_BAND = 4
 # Of the masked patches 30 % lose a time band, 30 % a frequency band, and the rest both.
@@ -36,8 +37,7 @@ def intra_mask(num_clips: int, grid: PatchGrid, max_share: float, generator: tor
     )
     freq_band = _band(uniform(*shape), uniform(*shape), size) & (masked & (kind >= TIME_ONLY))[..., None]
     pixels = time_band[..., :, None] | freq_band[..., None, :]  # (B, L, 16, 16)
-    grid_shape = (num_clips, grid.num_time, grid.num_freq, size, size)
-    return pixels.reshape(grid_shape).transpose(2, 3).reshape(num_clips, grid.num_frames, grid.num_mel_bins)
+    return unpatchify(pixels, grid)
 
 
 def _between(kind: Tensor, start: float, length: float) -> Tensor:

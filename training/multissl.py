@@ -25,12 +25,13 @@ def multissl_losses(
     target = patchify(inputs.fbank, grid)  # (B, L, 256)
     prior = saliency(inputs.gradient_magnitude)  # S (B, L)
     tokens, counted = [aft.embedding(target)], dict[str, Tensor | None]()
+    # Both are always drawn, so that a view's mask stays the same when the other view is switched off.
+    hidden = intra_mask(len(target), grid, config.intra_max_share, generator)
+    mask = inter_mask(prior, config.mask_ratio, config.sampling, generator)
     if config.intra:
-        hidden = intra_mask(len(target), grid, config.intra_max_share, generator)
         tokens.append(aft.embedding(patchify(inputs.fbank.masked_fill(hidden, 0.0), grid)))
         counted["intra"] = None
     if config.inter:
-        mask = inter_mask(prior, config.mask_ratio, config.sampling, generator)
         tokens.append(network.mae(target, mask.ids_keep).to(tokens[0].dtype))
         counted["inter"] = mask.masked
     raw, *views = aft.encode(aft.place(torch.cat(tokens))).chunk(len(tokens))

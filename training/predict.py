@@ -14,8 +14,7 @@ from ingest.featurise import window_fbank
 from ingest.ledger import ClipError, Reason
 from manifests.geometry import FbankSpec
 from training.checkpoint import Checkpoint, load_student
-from training.distill import probabilities
-from training.model.patches import patchify
+from training.inference import infer
 
 # A rest shorter than this share of a window is left out, unless it is all there is.
 MIN_WINDOW_SHARE = 0.5
@@ -40,14 +39,13 @@ class Predictor:
         self._device = device
         self._spec = checkpoint.about.fbank.model_copy(update={"num_frames": checkpoint.about.model.num_frames})
 
-    @torch.inference_mode()
     def tags(self, path: Path) -> list[Tag]:
         """All labels of a file, likeliest first. Raises ClipError when it can't be read."""
         windows, said = _windows(path, self._spec), []
         while part := list(islice(windows, BATCH_SIZE)):
-            fbank = self._about.normalisation(torch.from_numpy(np.stack(part)).to(self._device))
-            logits = self._student(patchify(fbank, self._student.grid)).logits
-            said.append(probabilities(logits, one_label=self._about.one_label))
+            fbank = torch.from_numpy(np.stack(part)).to(self._device)
+            inference = infer(self._student, fbank, self._about.normalisation)
+            said.append(inference.probabilities(one_label=self._about.one_label))
         mean = torch.cat(said).mean(0).tolist()
         labels = self._about.vocabulary.labels
         order = sorted(range(len(mean)), key=lambda index: -mean[index])

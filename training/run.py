@@ -4,49 +4,40 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
 from featurestore.store import Store
-from ingest.atomic import atomic_write
+from ingest.atomic import atomic_write, exclusive, remove_stale
 from manifests.errors import InputError
 from training.config import RunConfig, differences
-from training.iterations import Run
+from training.distill import teacher_columns
+from training.iterations import NO_TEACHER, OWN_TEACHER, Run, open_teacher
 from training.loop import Machine
-from training.splits import choose_split
+from training.splits import Split, choose_split
 
 CONFIG_FILE, ENVIRONMENT_FILE, STORE_FILE = "config.json", "environment.json", "store.json"
+DEFAULT_HOME = Path("runs")
 RECORDED_LIBRARIES = ("torch", "numpy", "zarr", "torchmetrics", "acm-sskd")
 
 
-def choose_device(name: str) -> torch.device:
-    """auto (CUDA where there is one), cpu, cuda or cuda:N. Raises InputError for a device that isn't there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"--device {name!r} is not known; give auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {name!r} is not supported; give auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
 def choose_machine(config: RunConfig, device: torch.device) -> Machine:
-    """The device with the precision that the configuration asks for."""
-    use_bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
-    return Machine(device, torch.bfloat16 if use_bfloat16 else None)
+    """The device with the precision that the resolved configuration asks for."""
+    return Machine(device, torch.bfloat16 if config.precision == "bfloat16" else None)
 
 
-def open_run(store: Store, config: RunConfig, folder: Path, device: torch.device) -> Run:
-    """Makes the run folder, or opens it again for the same configuration and store.
+@contextmanager
+def open_run(store: Store, config: RunConfig, folder: Path, device: torch.device) -> Iterator[Run]:
+    """Makes the run folder, or opens it again for the same configuration and store, and holds its lock.
 
-    It keeps the resolved configuration, the environment of each call, and the store's fingerprint.
+    It keeps the resolved configuration, the environment of each call, and the store's fingerprint. All that can be
+    refused is refused before anything is written.
     """
     if config.model.num_frames > store.file.fbank.num_frames:
         raise InputError(
@@ -54,16 +45,47 @@ def open_run(store: Store, config: RunConfig, folder: Path, device: torch.device
             f"set model.num_frames={store.file.fbank.num_frames}, or ingest with --num-frames {config.model.num_frames}"
         )
     split = choose_split(store, config.data, config.seed)
+    _check_distillation(store, config, split)
+    config = _resolved(store, config, device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"{folder} can't be a run's folder ({error.strerror}); choose another one with --run"
         ) from error
-    _keep_config(folder, config)
-    _keep_store(folder, store)
-    _keep_environment(folder, device)
-    return Run(store, config, split, folder, choose_machine(config, device))
+    with exclusive(folder, "training"):
+        for place in (folder, *folder.glob("iter*/*/")):
+            remove_stale(place)
+        _keep_config(folder, config)
+        _keep_store(folder, store)
+        _keep_environment(folder, device)
+        yield Run(store, config, split, folder, choose_machine(config, device))
+
+
+def _check_distillation(store: Store, config: RunConfig, split: Split) -> None:
+    """Refuses now what the distillation stage would refuse after hours of Multi-SSL."""
+    distill = config.distill
+    if distill.optimiser.epochs == 0:
+        return
+    if not store.labels(split.train).any():
+        raise InputError(
+            f"no clip to train on in {store.root} has a label; do Multi-SSL alone with --set distill.optimiser.epochs=0"
+        )
+    if distill.teacher not in (NO_TEACHER, OWN_TEACHER):
+        cache = open_teacher(store, distill.teacher, split)
+        if distill.probability_weight > 0:
+            teacher_columns(store.file.vocabulary, cache.attributes.vocabulary)
+
+
+def _resolved(store: Store, config: RunConfig, device: torch.device) -> RunConfig:
+    """The configuration with every "auto" decided, so that a run can't change it when it goes on elsewhere."""
+    precision, loss = config.precision, config.distill.loss
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    if loss == "auto":
+        loss = "bce" if store.is_multi_label else "ce"
+    distill = config.distill.model_copy(update={"loss": loss})
+    return config.model_copy(update={"precision": precision, "distill": distill})
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -101,7 +123,7 @@ def _keep_store(folder: Path, store: Store) -> None:
         "fingerprint": store.snapshot.fingerprint,
     }
     if path.exists():
-        known = json.loads(path.read_text())
+        known = _read_json(path)
         if known["fingerprint"] != about["fingerprint"]:
             raise InputError(
                 f"{folder} was trained on {known['store']} with fingerprint {known['fingerprint'][:12]}; "
@@ -109,6 +131,34 @@ def _keep_store(folder: Path, store: Store) -> None:
             )
     else:
         atomic_write(path, json.dumps(about, indent=1) + "\n")
+
+
+def recorded_store(checkpoint: Path) -> Path | None:
+    """The store that the run of a checkpoint was trained on, where both are still there."""
+    path = checkpoint.resolve().parent.parent.parent / STORE_FILE
+    if not path.exists():
+        return None
+    store = Path(_read_json(path)["store"])
+    return store if store.is_dir() else None
+
+
+def choose_run(folder: Path | None) -> Path:
+    """`folder`, or the one run under ./runs. Raises InputError when there are none or several."""
+    if folder is not None:
+        return folder
+    found = sorted(file.parent for file in DEFAULT_HOME.glob(f"*/{CONFIG_FILE}"))
+    if not found:
+        raise InputError(f"there is no run under ./{DEFAULT_HOME}; make one (`training run`), or name a model")
+    if len(found) > 1:
+        raise InputError(f"there are several runs under ./{DEFAULT_HOME}: {', '.join(map(str, found))}; choose one")
+    return found[0]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); choose another folder with --run") from error
 
 
 def _keep_environment(folder: Path, device: torch.device) -> None:
@@ -120,8 +170,9 @@ def _keep_environment(folder: Path, device: torch.device) -> None:
         "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
         "versions": {name: version(name) for name in RECORDED_LIBRARIES},
     }
     path = folder / ENVIRONMENT_FILE
-    calls = json.loads(path.read_text()) if path.exists() else []
+    calls = _read_json(path) if path.exists() else []
     atomic_write(path, json.dumps([*calls, environment], indent=1) + "\n")

@@ -23,10 +23,11 @@ class Split:
     name: str
 
 
-def choose_split(store: Store, config: DataConfig, seed: int) -> Split:
+def choose_split(store: Store, config: DataConfig, seed: int, *, for_training: bool = True) -> Split:
     """The split that the configuration names; else the store's eval split, else its first fold, else a seeded share.
 
-    Raises InputError when the split or fold named doesn't exist or leaves nothing to train on.
+    Raises InputError when the split or fold named doesn't exist, or leaves nothing to evaluate or, `for_training`, to
+    train on.
     """
     if config.eval_split is not None and config.eval_fold is not None:
         raise InputError("data.eval_split and data.eval_fold are both given; choose one")
@@ -37,7 +38,7 @@ def choose_split(store: Store, config: DataConfig, seed: int) -> Split:
         chosen = _by_fold(store, store.folds[0] if config.eval_fold is None else config.eval_fold)
     else:
         chosen = _by_share(store, config.holdout_share, seed)
-    if not len(chosen.train) or not len(chosen.held_out):
+    if not len(chosen.held_out) or (for_training and not len(chosen.train)):
         raise InputError(
             f"{store.root}: with {chosen.name} held out there are {len(chosen.train)} clips to train on and "
             f"{len(chosen.held_out)} to evaluate; both need at least one"
@@ -64,9 +65,10 @@ def _by_fold(store: Store, fold: int) -> Split:
 
 
 def _by_share(store: Store, share: float, seed: int) -> Split:
-    """Held out by a hash of the key, so that a clip stays on its side when others come."""
+    """Held out by a hash of the source: its segments stay together, and on their side when other clips come."""
     rows = store.rows(asked=True)
-    digests = [hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8] for key in store.keys(rows)]
+    sources = store.manifest.table["source"].to_pylist()
+    digests = [hashlib.sha256(f"{seed}:{source}".encode()).digest()[:8] for source in sources]
     held_out = np.array([int.from_bytes(digest, "big") < share * 2**64 for digest in digests])
     ok = store.ok[rows]
     return Split(rows[~held_out & ok], rows[held_out & ok], int(held_out.sum()), f"a seeded share of {share:g}")

@@ -10,8 +10,7 @@ from featurestore.teachers.base import FbankInput, Teacher, TeacherOutput, Wavef
 from ingest.featurise import file_sha256
 from manifests.vocabulary import Vocabulary
 from training.checkpoint import Checkpoint, load_checkpoint, load_student
-from training.model.aft import pool
-from training.model.patches import patchify
+from training.inference import infer
 
 
 class CheckpointTeacher:
@@ -28,14 +27,16 @@ class CheckpointTeacher:
         self.vocabulary: Vocabulary | None = about.vocabulary
         self.provenance = provenance
 
-    @torch.inference_mode()
+    def to(self, device: torch.device) -> "CheckpointTeacher":
+        """Moves the network to the device."""
+        self._student.to(device)
+        return self
+
     def embed(self, batch: Tensor) -> TeacherOutput:
-        """`batch`: (B, T, F) fbanks; the first frames that the model takes are seen."""
-        grid = self._student.grid
-        fbank = self._normalisation(batch[:, : grid.num_frames])
-        features = self._student.aft(patchify(fbank, grid))
-        pooled = pool(features)
-        return TeacherOutput(embedding=pooled, logits=self._student.classifier(pooled), tokens=features)
+        """`batch`: (B, T, F) fbanks; the mean over the windows that the model takes, and the tokens of all."""
+        device = next(self._student.parameters()).device
+        said = infer(self._student, batch.to(device), self._normalisation)
+        return TeacherOutput(said.pooled.mean(1), said.logits.mean(1), said.tokens.flatten(1, 2))
 
 
 def load_checkpoint_teacher(path: Path) -> Teacher:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from manifests.geometry import FbankSpec
@@ -45,6 +46,10 @@ class Teacher(Protocol):
     vocabulary: Vocabulary | None
     provenance: dict[str, Any]
 
+    def to(self, device: torch.device) -> "Teacher":
+        """Moves the model to a device; returns itself."""
+        ...
+
     def embed(self, batch: Tensor) -> TeacherOutput:
-        """The outputs for one batch, float32, without gradient."""
+        """The outputs for one batch, which may lie on another device, float32, without gradient."""
         ...

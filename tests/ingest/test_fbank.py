@@ -17,8 +17,6 @@ from ingest.featurise import looped
 from manifests.geometry import FbankSpec
 
 TOLERANCE = 1e-3
-# A band so far (in nats of energy, 70 dB) under its frame's loudest is the rounding of a float32 FFT, anyone's.
-AUDIBLE_NATS = 16.0
 FLOOR = float(np.log(np.finfo(np.float32).eps))
 SPECS = [FbankSpec(num_frames=256), FbankSpec(num_frames=512), FbankSpec(num_frames=1024)]
 SPEC = SPECS[0]
@@ -37,29 +35,8 @@ def oracle(waveform: Tensor) -> Tensor:
     )
 
 
-def exact(waveform: Tensor) -> Tensor:
-    """The same in float64, from the waveform whose mean was removed in float32."""
-    samples = (waveform - waveform.mean()).double()
-    frames = samples.unfold(0, 400, 160)
-    frames = frames - frames.mean(1, keepdim=True)
-    emphasised = frames - 0.97 * torch.cat([frames[:, :1], frames[:, :-1]], 1)
-    windowed = emphasised * torch.hann_window(400, periodic=False, dtype=torch.float64)
-    power = torch.fft.rfft(windowed, 512).abs() ** 2
-    banks, _ = kaldi.get_mel_banks(128, 512, 16_000.0, 20.0, 8000.0, 100.0, -500.0, 1.0)
-    return (power[:, :256] @ banks.double().T).clamp(min=float(np.finfo(np.float32).eps)).log()
-
-
 def assert_equals_kaldi(waveform: Tensor, spec: FbankSpec, name: str = "") -> None:
-    """Within 1e-3 where a band can be heard, and elsewhere about as near the truth as torchaudio is."""
-    ours, theirs = fbank(waveform, spec), oracle(waveform)
-    difference = (ours - theirs).abs()
-    if difference.max() < TOLERANCE:
-        return
-    truth = exact(waveform)
-    audible = theirs > theirs.amax(1, keepdim=True) - AUDIBLE_NATS
-    assert difference[audible].max() < TOLERANCE, name
-    assert (ours - truth).abs().max() < 2 * (theirs - truth).abs().max() + TOLERANCE, name
-    assert (difference > TOLERANCE).float().mean() < 0.05, name
+    assert (fbank(waveform, spec) - oracle(waveform)).abs().max() < TOLERANCE, name
 
 
 def noise(num_samples: int, level: float = 0.1, seed: int = 0) -> Tensor:
@@ -98,7 +75,7 @@ def test_equals_kaldi_on_noise_tones_and_impulses(spec: FbankSpec) -> None:
         assert_equals_kaldi(waveform, spec, name)
 
 
-@example(num_samples=5383, level=0.9, seed=9)  # one inaudible band is off by a little more than 1e-3
+@example(num_samples=5383, level=0.9, seed=9)  # preemphasis in one rounding fails here
 @settings(deadline=None, max_examples=40)
 @given(num_samples=st.integers(400, 41_200), level=st.sampled_from([1e-3, 0.1, 0.9]), seed=st.integers(0, 99))
 def test_equals_kaldi_at_any_length(num_samples: int, level: float, seed: int) -> None:
@@ -128,7 +105,7 @@ def test_a_longer_waveform_gives_the_first_frames_with_the_mean_of_all() -> None
     waveform = noise(SPEC.num_samples + 5000) + torch.linspace(0, 1, SPEC.num_samples + 5000)
     ours = fbank(waveform, SPEC)
     assert ours.shape == (256, 128)
-    torch.testing.assert_close(ours, oracle(waveform)[:256], rtol=0, atol=5e-3)
+    torch.testing.assert_close(ours, oracle(waveform)[:256], rtol=0, atol=TOLERANCE)
 
 
 def test_silence_is_the_floor() -> None:
@@ -148,7 +125,7 @@ def test_ten_times_the_amplitude_adds_log_100() -> None:
     waveform = noise(SPEC.num_samples, 0.05)
     rise = fbank(10 * waveform, SPEC) - fbank(waveform, SPEC)
     rise = torch.cat([rise[:, :3], rise[:, 4:]], 1)
-    torch.testing.assert_close(rise, torch.full_like(rise, float(np.log(100))), rtol=0, atol=5e-3)
+    torch.testing.assert_close(rise, torch.full_like(rise, float(np.log(100))), rtol=0, atol=TOLERANCE)
 
 
 def test_a_tone_is_loudest_in_its_own_mel_bin() -> None:

@@ -19,7 +19,7 @@ from ingest.job import IngestOptions, ingest
 from manifests.folder import FolderOptions, folder_manifest
 from training import cli
 from training.checkpoint import About, Checkpoint, save_checkpoint
-from training.config import ModelConfig, RunConfig, load_config
+from training.config import DataConfig, ModelConfig, RunConfig, load_config
 from training.inputs import Inputs
 from training.log import METRICS_FILE
 from training.model.networks import Student
@@ -159,6 +159,9 @@ def about(store: Store) -> About:
         one_label=True,
         teacher_dim=None,
         store_fingerprint=store.snapshot.fingerprint,
+        data=DataConfig(),
+        seed=0,
+        held_out="test",
     )
 
 

@@ -87,6 +87,24 @@ def test_something_must_be_learned(off: tuple[str, ...]) -> None:
     assert load_config("tiny", [f"multissl.{name}=false" for name in off[1:]])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["multissl.optimiser.epochs=0", "distill.optimiser.epochs=0"], "are both 0: nothing is trained"),
+        (["distill.teacher=none", "distill.probability_weight=0.5"], r"need a distill\.teacher"),
+        (["distill.teacher=none", "distill.classify=false"], r"need a distill\.teacher"),
+        (
+            ["multissl.alpha=0", "multissl.feature_kl=false", "multissl.contrast=false"],
+            "all losses are off, or weigh 0",
+        ),
+        (["multissl.beta=0", "multissl.alpha=0", "multissl.contrast=false"], "all losses are off, or weigh 0"),
+    ],
+)
+def test_keys_that_do_not_go_together(changes: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_config("tiny", changes)
+
+
 def test_a_preset_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no preset 'huge'; there are demo, tiny, small, base, or give a \.toml file"):
         load_config("huge")

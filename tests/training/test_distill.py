@@ -35,6 +35,14 @@ def test_the_loss_is_classify_plus_gamma_regress(gamma: float, student: Student,
     torch.testing.assert_close(terms["loss"], terms["classify"] + gamma * terms["regress"])
 
 
+def test_without_classify_the_features_alone_are_learned(student: Student, inputs: Inputs) -> None:
+    terms = distill_losses(student, inputs, configured(gamma=2.0, classify=False), Task(one_label=True))
+    torch.testing.assert_close(terms["loss"], 2 * terms["regress"])
+    assert terms["classify"] > 0
+    terms["loss"].backward()
+    assert student.classifier.weight.grad is None or not student.classifier.weight.grad.any()
+
+
 def test_without_a_teacher_there_is_no_regression(tiny: ModelConfig, student: Student, inputs: Inputs) -> None:
     alone = Student(tiny, 3, None, torch.Generator().manual_seed(0))
     for network, some in ((alone, inputs), (student, replace(inputs, teacher=None))):

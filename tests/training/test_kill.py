@@ -17,8 +17,8 @@ from training.checkpoint import load_checkpoint
 
 NUM_KILLS = 6
 STAGES = [f"iter{iteration}/{stage}" for iteration in (1, 2) for stage in ("multissl", "distill")]
-# Forks runs of the command from one interpreter that has imported all it needs: one to its end, whose time is taken, one
-# that is interrupted as by Ctrl-C, several that are killed after a random time, and a last one to the end.
+# Forks runs of the command from one interpreter that has imported all it needs: one to its end, whose time is taken,
+# one that is interrupted as by Ctrl-C, several that are killed after a random time, and a last one to the end.
 FORKED_RUNS = """
 import json, os, random, signal, sys, time
 import torch._dynamo, torch.utils.tensorboard

@@ -177,9 +177,6 @@ def test_interrupted_again_and_again(multissl: MakePlan, tmp_path: Path, read_st
     assert read_stream(tmp_path / "run") == read_stream(tmp_path / "clean")
 
 
-@pytest.mark.xfail(
-    reason="training.loop: the losses since the last evaluation are lost between checkpoints", strict=True
-)
 def test_the_best_of_an_interrupted_stage(multissl: MakePlan, tmp_path: Path) -> None:
     for run, call in (("clean", 0), ("run", 6)):
         plan = multissl(checkpoint_every_steps=2)
@@ -250,7 +247,7 @@ def still(plan: StagePlan) -> StagePlan:
     return replace(plan, losses=lambda *_: {"loss": sum((weight * 0.0).sum() for weight in weights)})
 
 
-def test_matrices_decay_and_vectors_do_not(multissl: MakePlan, tmp_path: Path) -> None:
+def test_matrices_decay_and_vectors_and_positions_do_not(multissl: MakePlan, tmp_path: Path) -> None:
     plan = still(multissl())
     with torch.no_grad():
         for weight in plan.network.parameters():
@@ -258,17 +255,8 @@ def test_matrices_decay_and_vectors_do_not(multissl: MakePlan, tmp_path: Path) -
     train_stage(plan, tmp_path, CPU)
     left = math.prod(1 - 0.05 * learning_rate(step, 13, 3e-3, 0.05) for step in range(13))
     for name, weight in plan.network.named_parameters():
-        if not name.endswith("positions"):
-            expected = left if weight.ndim == 2 else 1.0
-            torch.testing.assert_close(weight.detach(), torch.full_like(weight, expected), msg=name)
-
-
-@pytest.mark.xfail(reason="training.loop decays what has two dimensions, and the table of positions has", strict=True)
-def test_positions_do_not_decay(multissl: MakePlan, tmp_path: Path) -> None:
-    plan = still(multissl())
-    before = plan.network.get_parameter("aft.embedding.positions").detach().clone()
-    train_stage(plan, tmp_path, CPU)
-    assert torch.equal(plan.network.get_parameter("aft.embedding.positions"), before)
+        expected = left if weight.ndim == 2 and not name.endswith("positions") else 1.0
+        torch.testing.assert_close(weight.detach(), torch.full_like(weight, expected), msg=name)
 
 
 def test_gradients_are_clipped(multissl: MakePlan, tmp_path: Path) -> None:

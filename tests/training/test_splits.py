@@ -33,6 +33,7 @@ def test_a_split_by_name(store: Store) -> None:
     # The clips of "test" aren't trained on either, so none are left.
     with pytest.raises(InputError, match="with train held out there are 0 clips to train on and 14 to evaluate"):
         choose_split(store, DataConfig(eval_split="train"), seed=0)
+    assert len(choose_split(store, DataConfig(eval_split="train"), seed=0, for_training=False).held_out) == 14
 
 
 @pytest.mark.parametrize("fold", [1, 2, 3])
@@ -48,7 +49,8 @@ def test_a_fold(store: Store, fold: int) -> None:
 def test_a_seeded_share(store_root: Path, seed: int) -> None:
     store = Store(store_root)
     split = choose_split(store, DataConfig(holdout_share=0.4), seed)
-    digests = {key: hashlib.sha256(f"{seed}:{key}".encode()).digest() for key in store.keys(store.rows())}
+    sources = {store.clip(row).key: store.clip(row).source for row in store.rows().tolist()}
+    digests = {key: hashlib.sha256(f"{seed}:{source}".encode()).digest() for key, source in sources.items()}
     held_out = sorted(key for key, digest in digests.items() if int.from_bytes(digest[:8], "big") / 2**64 < 0.4)
     assert keys(store, split) == (sorted(set(digests) - set(held_out)), held_out)
     assert split.num_listed == len(held_out)

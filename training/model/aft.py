@@ -17,7 +17,7 @@ class AudioFeatureTransformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embedding = PatchEmbedding(config.grid, config.width)
-        self.transformer = Transformer(config.width, config.depth, config.num_heads)
+        self.transformer = Transformer(config.width, config.depth, config.num_heads, recompute=config.recompute)
         self.perceptrons = nn.Sequential(*(Perceptron(config.width, 2 * config.width) for _ in range(2)))
 
     def place(self, tokens: Tensor) -> Tensor:

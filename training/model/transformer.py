@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 NORM_EPS = 1e-6
 MLP_RATIO = 4
@@ -58,14 +59,16 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks and a last norm over (B, L, D)."""
 
-    def __init__(self, width: int, depth: int, num_heads: int) -> None:
+    def __init__(self, width: int, depth: int, num_heads: int, *, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
     def forward(self, tokens: Tensor) -> Tensor:
         for block in self.blocks:
-            tokens = block(tokens)
+            recompute = self.recompute and torch.is_grad_enabled()
+            tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
         features: Tensor = self.norm(tokens)
         return features
 

@@ -54,6 +54,16 @@ def test_the_transformer_ends_with_a_norm() -> None:
     torch.testing.assert_close(features.var(-1, correction=0), torch.ones(2, 5), rtol=1e-3, atol=0)
 
 
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    plain, again = Transformer(12, 2, 3), Transformer(12, 2, 3, recompute=True)
+    again.load_state_dict(plain.state_dict())
+    for transformer in (plain, again):
+        transformer(rand(2, 5, 12)).square()[..., 0].sum().backward()
+    for one, other in zip(plain.parameters(), again.parameters(), strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(other.grad, one.grad)
+
+
 def weights_of(kind: str, config: ModelConfig, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     network = MultiSSLNetwork(config, generator) if kind == "multissl" else Student(config, 3, 20, generator)
