@@ -92,4 +92,6 @@ def read_store_file(root: Path) -> StoreFile:
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise InputError(f"{path} is damaged ({str(error).splitlines()[0]}); run the ingest command again") from error
+        raise InputError(
+            f"{path} is damaged ({str(error).splitlines()[0]}); delete it and run the ingest command again"
+        ) from error

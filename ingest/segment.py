@@ -1,12 +1,13 @@
 """Cuts long files into consecutive clips."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 
 from ingest.decode import open_audio
 from ingest.featurise import source_path
 from ingest.ledger import ClipError
-from manifests.clips import Clip, Manifest, make_manifest
+from manifests.clips import MAX_KEY_BYTES, Clip, Manifest, make_manifest
 from manifests.errors import InputError
 
 
@@ -19,6 +20,15 @@ def segment_manifest(manifest: Manifest, segment_s: float) -> Manifest:
         raise InputError(f"--segment {segment_s:g} is too short; give at least 0.1 seconds")
     clips = [part for clip in manifest.clips() for part in _segments(manifest, clip, round(segment_s * 1000))]
     return make_manifest(manifest.dataset, clips, manifest.vocabulary, manifest.root, seed=manifest.seed)
+
+
+def _segment_key(key: str, start_ms: int) -> str:
+    """KEY_000030000; a key that would become too long is cut, and told apart by a hash."""
+    ending = f"_{start_ms:09d}"
+    if len(key.encode()) + len(ending) > MAX_KEY_BYTES:
+        ending = f"_{hashlib.sha256(key.encode()).hexdigest()[:8]}{ending}"
+        key = key.encode()[: MAX_KEY_BYTES - len(ending)].decode(errors="ignore")
+    return key + ending
 
 
 def _segments(manifest: Manifest, clip: Clip, segment_ms: int) -> Iterator[Clip]:
@@ -37,4 +47,4 @@ def _segments(manifest: Manifest, clip: Clip, segment_ms: int) -> Iterator[Clip]
     for number in range(num_segments):
         start_ms = first_ms + number * segment_ms
         stop_ms = min(start_ms + segment_ms, end_ms)
-        yield replace(clip, key=f"{clip.key}_{start_ms:09d}", start_ms=start_ms, end_ms=max(stop_ms, start_ms + 1))
+        yield replace(clip, key=_segment_key(clip.key, start_ms), start_ms=start_ms, end_ms=max(stop_ms, start_ms + 1))

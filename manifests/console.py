@@ -20,6 +20,7 @@ def run(app: typer.Typer) -> None:
         # Libraries' messages, quoted inside ours, may have several lines.
         stderr.print("error: " + " ".join(str(error).split()))
         sys.exit(EXIT_INPUT_ERROR)
-    except KeyboardInterrupt:
-        stderr.print("interrupted: what was finished is kept; run the same command again to go on")
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPTED:  # so typer ends on Ctrl-C
+            stderr.print("interrupted: what was finished is kept; run the same command again to go on")
+        raise
