@@ -50,8 +50,11 @@ def _build(store: Store, teacher: Teacher, name: str, with_tokens: bool) -> Buil
         for shard, rows in missing.items():
             if len(rows):
                 values = cache.shard_values(shard)
-                failures += _fill(values, store, teacher, rows, display)
+                failed = _fill(values, store, teacher, rows, display)
                 cache.write(shard, values)
+                for row in cache.missing_rows(shard).tolist():
+                    reason = failed.get(row, "the teacher's output is not finite in float16")
+                    failures.append(f"{store.clip(row).key}: {reason}")
     return BuildResult(cache, len(store) - len(failures), failures)
 
 
@@ -109,9 +112,9 @@ def _fill(
     teacher: Teacher,
     rows: NDArray[np.int64],
     display: ProgressDisplay,
-) -> list[str]:
-    """Puts the teacher's outputs for `rows` into their shard's arrays; returns what failed, whose rows stay NaN."""
-    failures: list[str] = []
+) -> dict[int, str]:
+    """Puts the teacher's outputs for `rows` into their shard's arrays; returns rows that stay NaN, and why."""
+    failures: dict[int, str] = {}
     for batch_rows, batch in _inputs(store, teacher, rows, failures):
         results = _by_name(teacher.embed(batch))
         for output, array in values.items():
@@ -121,7 +124,7 @@ def _fill(
 
 
 def _inputs(
-    store: Store, teacher: Teacher, rows: NDArray[np.int64], failures: list[str]
+    store: Store, teacher: Teacher, rows: NDArray[np.int64], failures: dict[int, str]
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """What the teacher takes, in batches; clips whose waveform can't be had are added to `failures`."""
     if isinstance(teacher.input, FbankInput):
@@ -133,7 +136,7 @@ def _inputs(
         by_length: dict[int, list[tuple[int, NDArray[np.float32]]]] = {}
         for row, waveform in zip(part.tolist(), _waveforms(store, part, teacher.input.sample_rate_hz), strict=True):
             if isinstance(waveform, ClipError):
-                failures.append(f"{store.clip(row).key}: {waveform}")
+                failures[row] = str(waveform)
             else:
                 by_length.setdefault(waveform.size, []).append((row, waveform))
         # Only clips of one length go together: padding would change what the teacher says of them.

@@ -6,14 +6,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from featurestore.build import build_teacher
 from featurestore.device import choose_device
-from featurestore.store import Store, choose_store
+from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.teachers.registry import load_teacher
 from featurestore.verify import verify as find_problems
-from ingest.layout import TEACHER_FOLDER
+from ingest.layout import TEACHER_FOLDER, choose_store
 from manifests.console import run
 from manifests.errors import InputError
 
@@ -94,7 +95,7 @@ def _cache_name(name: str) -> str:
 
 def _print_info(store: Store) -> None:
     file, snapshot = store.file, store.snapshot
-    table = Table(show_header=False, title=str(store.root))
+    table = Table(show_header=False, title=Text(str(store.root)))
     table.add_row("dataset", file.dataset)
     table.add_row("clips", f"{snapshot.num_clips} in shards, {file.num_clips_asked} asked for")
     table.add_row("shards", f"{file.num_shards} of {file.clips_per_shard} clips")
@@ -106,7 +107,7 @@ def _print_info(store: Store) -> None:
     table.add_row("snapshot", f"{snapshot.number}, fingerprint {snapshot.fingerprint}")
     for path in sorted((store.root / TEACHER_FOLDER).glob("*.zarr")):
         table.add_row(f"teacher {path.stem}", _teacher_line(store, path.stem))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _teacher_line(store: Store, name: str) -> str:

@@ -45,7 +45,7 @@ class Batch:
 class LoaderState:
     """All that a loader needs to go on where it was: it resumes in constant time."""
 
-    snapshot: int
+    fingerprint: str
     seed: int
     step: int
 
@@ -70,19 +70,19 @@ class Loader:
             raise InputError(f"no clip of {store.root} is in the part asked for; see `featurestore info`")
         self._source = _BatchSource(store, teacher, with_logits)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
-        self._seed, self._snapshot = seed, store.snapshot.number
-        self.order = ClipOrder(rows, store.file.clips_per_shard, snapshot=self._snapshot, seed=seed)
+        self._seed, self._fingerprint = seed, store.snapshot.fingerprint
+        self.order = ClipOrder(rows, store.file.clips_per_shard, snapshot=store.snapshot.number, seed=seed)
 
     def state(self, step: int) -> LoaderState:
         """The state before `step`."""
-        return LoaderState(self._snapshot, self._seed, step)
+        return LoaderState(self._fingerprint, self._seed, step)
 
     def resume(self, state: LoaderState, num_steps: int | None = None) -> Iterator[Batch]:
         """The batches from a state on. Raises InputError for the state of another order."""
-        if (state.snapshot, state.seed) != (self._snapshot, self._seed):
+        if (state.fingerprint, state.seed) != (self._fingerprint, self._seed):
             raise InputError(
-                f"the loader's state is of snapshot {state.snapshot}, seed {state.seed}; "
-                f"this loader reads snapshot {self._snapshot}, seed {self._seed}"
+                f"the loader's state is of a store with fingerprint {state.fingerprint[:12]} and of seed {state.seed}; "
+                f"this loader reads {self._fingerprint[:12]} with seed {self._seed}"
             )
         return self.batches(state.step, num_steps)
 

@@ -97,8 +97,16 @@ class _OpenFile:
 
 def _open(store: Store, shard: int) -> int:
     try:
-        return os.open(store.tar(shard), os.O_RDONLY)
+        descriptor = os.open(store.tar(shard), os.O_RDONLY)
     except OSError as error:
         raise InputError(
             f"{store.tar(shard)} can't be opened ({error.strerror}); run the ingest command again to make it anew"
         ) from error
+    size = os.fstat(descriptor).st_size
+    if size != store.tar_sizes[shard]:
+        os.close(descriptor)
+        raise InputError(
+            f"{store.tar(shard)} has {size} bytes, and its index says {store.tar_sizes[shard]}: it is damaged, or was "
+            "made anew meanwhile; run `featurestore verify`, and the ingest command again to mend it"
+        )
+    return descriptor

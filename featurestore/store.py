@@ -21,8 +21,6 @@ from ingest.shards import read_sidecar
 from manifests.clips import Clip, Manifest
 from manifests.errors import InputError
 
-DEFAULT_HOME = Path("data")
-
 
 class Store:
     """A finished store, opened for reading.
@@ -46,6 +44,7 @@ class Store:
 
     def _read_ledger(self) -> pa.Table:
         parts = []
+        self.tar_sizes: list[int] = []
         for shard in range(self.snapshot.num_shards):
             sidecar = read_sidecar(sidecar_path(self.root, self.file, shard))
             if sidecar is None:
@@ -54,6 +53,7 @@ class Store:
                     "run the ingest command again to make the shard anew"
                 )
             parts.append(sidecar.ledger)
+            self.tar_sizes.append(sidecar.tar_size)
         ledger = pa.concat_tables(parts).combine_chunks()
         if not ledger["key"].equals(self.manifest.table["key"]):
             raise InputError(
@@ -139,27 +139,9 @@ class Store:
     def folds(self) -> list[int]:
         return sorted(fold for fold in self.manifest.table["fold"].unique().to_pylist() if fold is not None)
 
-    def shard_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return rows // self.file.clips_per_shard
-
     def tar(self, shard: int) -> Path:
         return tar_path(self.root, self.file, shard)
 
     def teacher_path(self, name: str) -> Path:
         """Where the cache of a teacher lies."""
         return self.root / TEACHER_FOLDER / f"{name}.zarr"
-
-
-def choose_store(path: Path | None) -> Path:
-    """`path`, or the one store under ./data. Raises InputError when there are none or several."""
-    if path is not None:
-        return path
-    found = sorted(file.parent for file in DEFAULT_HOME.glob(f"*/{STORE_FILE}"))
-    if not found:
-        raise InputError(
-            f"there is no store under ./{DEFAULT_HOME}; make one (`ingest demo`), or name one with --store"
-        )
-    if len(found) > 1:
-        names = ", ".join(str(store) for store in found)
-        raise InputError(f"there are several stores under ./{DEFAULT_HOME}: {names}; choose one with --store")
-    return found[0]

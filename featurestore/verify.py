@@ -15,7 +15,7 @@ from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from ingest.atomic import TEMPORARY_SUFFIX
 from ingest.featurise import file_sha256
-from ingest.layout import CHECKSUM_FILE, SHARD_FOLDER, TEACHER_FOLDER, sidecar_path
+from ingest.layout import CHECKSUM_FILE, MANIFEST_FILE, SHARD_FOLDER, STORE_FILE, TEACHER_FOLDER, sidecar_path
 from ingest.ledger import LedgerRow
 from ingest.progress import ProgressDisplay
 from ingest.shards import read_sidecar
@@ -37,6 +37,8 @@ class Problem:
 def verify(store: Store) -> list[Problem]:
     """Everything that is wrong with a store; reads all of it."""
     problems = list(_check_sums(store.root))
+    if store.manifest.sha256 != store.file.manifest_sha256:
+        problems.append(Problem(MANIFEST_FILE, None, f"its rows are not those that {STORE_FILE} names by their hash"))
     with ProgressDisplay("shards", store.file.num_shards) as display:
         for shard in range(store.file.num_shards):
             problems += _check_shard(store, shard)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from featurestore.store import Store
 from ingest.decode import decode, open_audio
-from ingest.featurise import file_sha256, source_path
+from ingest.featurise import source_path, source_sha256
 from ingest.ledger import ClipError, Reason
 
 
@@ -28,7 +28,7 @@ def read_waveform(store: Store, row: int, sample_rate_hz: int) -> NDArray[np.flo
     if not path.exists() and entry["audio_offset"] is not None:
         return _from_shard(store, row, entry["audio_offset"], entry["audio_size"], sample_rate_hz)
     with open_audio(path) as source:
-        if file_sha256(path) != store.ledger["source_sha256"][row].as_py():
+        if source_sha256(path) != store.ledger["source_sha256"][row].as_py():
             raise ClipError(Reason.UNREADABLE, f"{path} has changed since it was ingested")
         return decode(source, sample_rate_hz, entry["crop_start_ms"] / 1000, window_s)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from ingest.fetch import fetch_archive
 from ingest.job import IngestOptions
 from ingest.job import ingest as run_ingest
+from ingest.layout import choose_store
 from ingest.segment import segment_manifest
 from ingest.status import Status, read_status
 from ingest.synthesis import write_demo_audio
@@ -48,7 +49,9 @@ def esc50(
     root: Annotated[
         Path | None, typer.Option(help="The unpacked ESC-50, with meta/esc50.csv and audio/. Default: download it.")
     ] = None,
-    url: Annotated[str, typer.Option(help="Where to download the archive from.")] = ESC50_URL,
+    url: Annotated[
+        str | None, typer.Option(help="Where to download the archive from. Default: the official address.")
+    ] = None,
     esc10: Annotated[bool, typer.Option("--esc10", help="Only the ten classes of ESC-10.")] = False,
     store: StoreOption = None,
     seed: SeedOption = 0,
@@ -65,8 +68,11 @@ def esc50(
     """
     options = _options(num_frames, clips_per_shard, keep_audio, workers, max_failures, retry_failed)
 
+    if root is not None and url is not None:
+        raise InputError("--root and --url are both given; choose one")
+
     def manifest(target: Path) -> Manifest:
-        folder = root if root is not None else fetch_archive(url, target / "source")
+        folder = root if root is not None else fetch_archive(url or ESC50_URL, target / "source")
         return esc50_manifest(folder, esc10=esc10, seed=seed)
 
     _ingest(manifest, store or Path("data", "esc10" if esc10 else "esc50"), options)
@@ -117,7 +123,7 @@ def folder(
         found = folder_manifest(path, described, seed=seed)
         return found if segment is None else segment_manifest(found, segment)
 
-    _ingest(manifest, store or Path("data", path.resolve().name), options)
+    _ingest(manifest, store or Path("data", path.resolve().name or "root"), options)
 
 
 @app.command()
@@ -136,7 +142,7 @@ def demo(
     options = _options(num_frames, clips_per_shard, False, workers, 0.0, False)
 
     def manifest(target: Path) -> Manifest:
-        made = demo_manifest(target / "source", num_clips=num_clips, seed=seed)
+        made = demo_manifest(target / f"source-{seed}", num_clips=num_clips, seed=seed)
         write_demo_audio(made, seed)
         return made
 
@@ -144,12 +150,16 @@ def demo(
 
 
 @app.command()
-def status(store: Annotated[Path, typer.Argument(help="The store's folder.")]) -> None:
+def status(
+    store: Annotated[
+        Path | None, typer.Argument(help="The store's folder. Default: the only one under ./data.")
+    ] = None,
+) -> None:
     """Coverage per class and the reasons of failures, of a finished or unfinished store.
 
     Example: ingest status data/esc50
     """
-    _print_status(read_status(store))
+    _print_status(read_status(choose_store(store)))
 
 
 def main() -> None:
@@ -172,6 +182,8 @@ def _options(
 
 def _ingest(manifest: Callable[[Path], Manifest], target: Path, options: IngestOptions) -> None:
     """Makes the manifest, ingests it, and says what came of it."""
+    if "://" in str(target) or ":/" in str(target):
+        raise InputError(f"--store {target}: object stores are not supported yet; give a folder")
     store = run_ingest(manifest(target), target, options)
     snapshot = store.snapshots[-1]
     failed = store.num_clips_asked - snapshot.num_clips
@@ -186,7 +198,11 @@ def _ingest(manifest: Callable[[Path], Manifest], target: Path, options: IngestO
 def _print_status(status: Status) -> None:
     console = Console(markup=False)  # names of classes and files may hold brackets
     store = status.store
-    done = "finished" if store.snapshots else "not finished: run the ingest command again to go on"
+    done = "finished"
+    if not store.snapshots and status.num_shards_done == store.num_shards:
+        done = "all made, but not closed: too many clips failed; see --retry-failed and --max-failures"
+    elif not store.snapshots:
+        done = "not finished: run the ingest command again to go on"
     console.print(f"{store.dataset}: {status.num_shards_done} of {store.num_shards} shards, {done}")
     console.print(f"clips: {status.num_ok} in shards, {status.num_failed} failed, {store.num_clips_asked} asked for")
     if status.reasons:

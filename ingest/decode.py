@@ -67,6 +67,15 @@ def decode(source: AudioSource, sample_rate_hz: int, start_s: float, duration_s:
     return native[: round(duration_s * sample_rate_hz)]
 
 
+def measure_duration_s(source: AudioSource) -> float:
+    """Decodes an open file to its end, for a container that doesn't tell its length; a minute at a time in memory."""
+    block = 60 * source.info.sample_rate_hz
+    num_samples = 0
+    while size := source.read(num_samples, block).size:
+        num_samples += size
+    return num_samples / source.info.sample_rate_hz
+
+
 class _SoundFileSource:
     """A file open in libsndfile."""
 

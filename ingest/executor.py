@@ -45,6 +45,7 @@ def _start_ray(num_workers: int | None) -> Any:
     import ray
 
     ray.init(
+        address="local",  # whatever RAY_ADDRESS says
         num_cpus=num_workers,
         include_dashboard=False,
         log_to_driver=False,

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from ingest.decode import AudioInfo, decode, open_audio
+from ingest.decode import AudioInfo, AudioSource, decode, open_audio
 from ingest.fbank import fbank
 from ingest.hog import hog
 from ingest.ledger import ClipError, Reason
@@ -70,9 +70,18 @@ def read_window(path: Path, clip: Clip, sample_rate_hz: int, window_s: float, se
     """Decodes the clip's window, at most `window_s` long. Raises ClipError."""
     with open_audio(path) as source:
         start_ms = crop_start_ms(clip, source.info.duration_s, window_s, seed)
-        length_s = window_s if clip.end_ms is None else min(window_s, (clip.end_ms - start_ms) / 1000)
-        waveform = decode(source, sample_rate_hz, start_ms / 1000, length_s)
-        return Window(waveform, start_ms, source.info)
+        window = _decode_from(source, start_ms, clip, sample_rate_hz, window_s)
+    first_ms = clip.start_ms or 0
+    if start_ms > first_ms and window.waveform.size < round(window_s * sample_rate_hz):
+        # The container promised more sound than it holds, and the random start fell behind the end.
+        with open_audio(path) as source:
+            return _decode_from(source, first_ms, clip, sample_rate_hz, window_s)
+    return window
+
+
+def _decode_from(source: AudioSource, start_ms: int, clip: Clip, sample_rate_hz: int, window_s: float) -> Window:
+    length_s = window_s if clip.end_ms is None else min(window_s, (clip.end_ms - start_ms) / 1000)
+    return Window(decode(source, sample_rate_hz, start_ms / 1000, length_s), start_ms, source.info)
 
 
 def looped(waveform: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
@@ -102,7 +111,7 @@ def featurise(clip: Clip, root: Path, spec: FbankSpec, hog_spec: HogSpec, seed: 
         flac=_flac(window.waveform, spec.sample_rate_hz) if keep_audio else None,
         window=window,
         num_frames=spec.frames_of(window.waveform.size),
-        source_sha256=file_sha256(path),
+        source_sha256=source_sha256(path),
     )
 
 
@@ -110,6 +119,14 @@ def _flac(waveform: NDArray[np.float32], sample_rate_hz: int) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform.clip(-1.0, 1.0), sample_rate_hz, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
+
+
+def source_sha256(path: Path) -> str:
+    """The sha256 of a clip's file. Raises ClipError when it can't be read."""
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise ClipError(Reason.UNREADABLE, error.strerror or str(error)) from error
 
 
 def file_sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from ingest.progress import ProgressDisplay
 from manifests.errors import InputError
 
 SCHEMES = ("http", "https", "file")
@@ -43,6 +44,8 @@ def fetch_archive(url: str, into: Path) -> Path:
     if not folder.is_dir():
         try:
             into.mkdir(parents=True, exist_ok=True)
+            for left in into.glob(".fetch-*"):  # by a download that was killed
+                shutil.rmtree(left, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=into) as scratch:
                 part, content = Path(scratch, "archive.zip.part"), Path(scratch, "content")
                 _download(url, part)
@@ -83,11 +86,12 @@ def _download(url: str, part: Path) -> None:
 
 def _download_once(url: str, part: Path) -> None:
     # Not obstore's HTTPStore: it needs a Content-Length, which GitHub's archives don't have, and escapes a '?'.
-    request = urllib.request.Request(url, headers={"User-Agent": "acm-sskd"})
+    quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    request = urllib.request.Request(quoted, headers={"User-Agent": "acm-sskd"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             expected = response.headers.get("Content-Length")
-            num_bytes = _copy(response, part)
+            num_bytes = _copy(response, part, int(expected or 0))
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in _RETRIED_STATUSES:
@@ -101,9 +105,15 @@ def _download_once(url: str, part: Path) -> None:
         raise _TransientError(f"only {num_bytes} of {expected} bytes came")
 
 
-def _copy(response: IO[bytes], part: Path) -> int:
-    with part.open("wb") as file:
-        shutil.copyfileobj(response, file, _CHUNK_BYTES)
+def _copy(response: IO[bytes], part: Path, expected: int) -> int:
+    """Copies to `part` under a progress display; returns the bytes. `expected` is 0 where the server doesn't tell."""
+    with part.open("wb") as file, ProgressDisplay("MB", expected // 1_000_000) as display:
+        display.describe("download")
+        shown = 0
+        while chunk := response.read(_CHUNK_BYTES):
+            file.write(chunk)
+            display.advance(file.tell() // 1_000_000 - shown)
+            shown = file.tell() // 1_000_000
         return file.tell()
 
 

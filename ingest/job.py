@@ -73,6 +73,9 @@ def ingest(manifest: Manifest, root: Path, options: IngestOptions) -> StoreFile:
             remove_stale(root / SHARD_FOLDER)
             missing = _missing_shards(root, store, options.retry_failed)
             if missing:
+                # Until it is closed again, the store must not pass for finished.
+                store = store.model_copy(update={"snapshots": ()})
+                write_store_file(root, store)
                 _make_shards(manifest, root, store, missing, options)
             return _close(root, store, options.max_failures)
     except OSError as error:
@@ -86,7 +89,7 @@ def _open_or_create(manifest: Manifest, root: Path, options: IngestOptions) -> S
     wanted = StoreFile(
         dataset=manifest.dataset,
         num_clips_asked=len(manifest),
-        clips_per_shard=options.clips_per_shard or default_clips_per_shard(len(manifest)),
+        clips_per_shard=min(options.clips_per_shard or default_clips_per_shard(len(manifest)), len(manifest)),
         seed=manifest.seed,
         keep_audio=options.keep_audio,
         manifest_sha256=manifest.sha256,
@@ -165,7 +168,12 @@ def _close(root: Path, store: StoreFile, max_failures: float) -> StoreFile:
     """Writes index.json, SHA256SUMS and, last, store.json with its snapshot."""
     sidecars = [_required_sidecar(root, store, shard) for shard in range(store.num_shards)]
     failures = [LedgerRow(**row) for side in sidecars for row in side.ledger.to_pylist() if not row["ok"]]
-    if len(failures) > max_failures * store.num_clips_asked or len(failures) == store.num_clips_asked:
+    if len(failures) == store.num_clips_asked:
+        raise InputError(
+            f"not one of {len(failures)} clips could be had: for instance {failures[0].key}: {failures[0].reason}, "
+            f"{failures[0].detail}. Mend the source and run again with --retry-failed"
+        )
+    if len(failures) > max_failures * store.num_clips_asked:
         raise _too_many_failures(failures, store.num_clips_asked, max_failures)
     _write_if_new(root / INDEX_FILE, _wids_index(root, store, sidecars))
     # Looked at even where the tars stay as they were: a clip tried again may fail in another way.

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ingest.atomic import atomic_write
 from manifests.errors import InputError
@@ -11,6 +11,7 @@ from manifests.geometry import FbankSpec, HogSpec
 from manifests.vocabulary import Vocabulary
 
 FORMAT = 1
+DEFAULT_HOME = Path("data")
 STORE_FILE = "store.json"
 MANIFEST_FILE = "manifest.parquet"
 CHECKSUM_FILE = "SHA256SUMS"
@@ -38,9 +39,9 @@ class StoreFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
-    dataset: str
-    num_clips_asked: int
-    clips_per_shard: int
+    dataset: str = Field(pattern=r"^[A-Za-z0-9_+=,@-]+$")  # it becomes part of file names
+    num_clips_asked: int = Field(ge=1)
+    clips_per_shard: int = Field(ge=1)
     seed: int
     keep_audio: bool
     manifest_sha256: str
@@ -61,6 +62,19 @@ class StoreFile(BaseModel):
     def recipe(self) -> dict[str, object]:
         """What decides the shards' content; two ingests of one recipe give one store."""
         return self.model_dump(mode="json", exclude={"snapshots", "versions"})
+
+
+def choose_store(path: Path | None) -> Path:
+    """`path`, or the one store under ./data. Raises InputError when there are none or several."""
+    if path is not None:
+        return path
+    found = sorted(file.parent for file in DEFAULT_HOME.glob(f"*/{STORE_FILE}"))
+    if not found:
+        raise InputError(f"there is no store under ./{DEFAULT_HOME}; make one (`ingest demo`), or name its folder")
+    if len(found) > 1:
+        names = ", ".join(str(store) for store in found)
+        raise InputError(f"there are several stores under ./{DEFAULT_HOME}: {names}; name one of them (--store FOLDER)")
+    return found[0]
 
 
 def tar_path(root: Path, store: StoreFile, shard: int) -> Path:

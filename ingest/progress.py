@@ -11,7 +11,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressDisplay:
-    """Counts `unit`s up to `total`; a context manager that always leaves the terminal as it was."""
+    """Counts `unit`s up to `total` (0: unknown); a context manager that always leaves the terminal as it was."""
 
     def __init__(self, unit: str, total: int) -> None:
         self._unit, self._total, self._done, self._note = unit, total, 0, ""
@@ -30,7 +30,7 @@ class ProgressDisplay:
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(unit, total=total, rate="", note="")
+            self._task = self._bar.add_task(unit, total=total or None, rate="", note="")
 
     def __enter__(self) -> "ProgressDisplay":
         if self._bar is not None:
@@ -68,5 +68,6 @@ class ProgressDisplay:
         remaining = f", {(self._total - self._done) / rate:.0f} s to go" if 0 < self._done < self._total else ""
         note = f", {self._note}" if self._note else ""
         what = f"{self._what} " if self._what else ""
-        counted = f"{self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s"
+        total = f"/{self._total}" if self._total else ""
+        counted = f"{self._done}{total} {self._unit}, {rate:.1f} {self._unit}/s"
         print(f"[{elapsed_s:7.1f} s] {what}{counted}{note}{remaining}", file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ingest.decode import open_audio
+from ingest.decode import measure_duration_s, open_audio
 from ingest.featurise import source_path
 from ingest.ledger import ClipError
 from manifests.clips import MAX_KEY_BYTES, Clip, Manifest, make_manifest
@@ -16,8 +16,8 @@ def segment_manifest(manifest: Manifest, segment_s: float) -> Manifest:
 
     Keys get the start in milliseconds. A file whose length can't be read stays one clip, for the ledger to name.
     """
-    if segment_s < 0.1:
-        raise InputError(f"--segment {segment_s:g} is too short; give at least 0.1 seconds")
+    if not 0.1 <= segment_s <= 86_400:
+        raise InputError(f"--segment {segment_s:g} is not possible; give seconds from 0.1 to 86400")
     clips = [part for clip in manifest.clips() for part in _segments(manifest, clip, round(segment_s * 1000))]
     return make_manifest(manifest.dataset, clips, manifest.vocabulary, manifest.root, seed=manifest.seed)
 
@@ -36,7 +36,7 @@ def _segments(manifest: Manifest, clip: Clip, segment_ms: int) -> Iterator[Clip]
     if end_ms is None:
         try:
             with open_audio(source_path(manifest.root, clip.source)) as source:
-                duration_s = source.info.duration_s
+                duration_s = source.info.duration_s or measure_duration_s(source)
         except ClipError:
             duration_s = None
         if duration_s is None:

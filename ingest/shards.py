@@ -11,13 +11,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ingest.atomic import atomic_path
 from ingest.featurise import CLIPPING_PEAK, SILENCE_PEAK, Features, featurise
 from ingest.layout import StoreFile, sidecar_path, tar_path
 from ingest.ledger import SCHEMA, ClipError, LedgerRow
-from manifests.clips import Clip
+from manifests.clips import Clip, read_parquet, write_parquet
 from manifests.errors import InputError
 
 # A worker tells how far it is every so many clips.
@@ -59,11 +58,13 @@ def write_shard(task: ShardTask) -> Iterator[ShardProgress]:
     """
     rows = []
     reported = 0
+    had = _clips_in_shard(task)
     with atomic_path(tar_path(task.store_root, task.store, task.shard)) as temporary:
         with temporary.open("wb") as file:
             writer = _TarWriter(file)
             for clip in task.clips:
                 rows.append(_add_clip(writer, clip, task))
+                _refuse_loss(rows[-1], had, task)
                 if len(rows) - reported == CLIPS_PER_REPORT:
                     yield _progress(rows[reported:])
                     reported = len(rows)
@@ -78,13 +79,28 @@ def read_sidecar(path: Path) -> Sidecar | None:
     if not path.exists():
         return None
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path)
         about = json.loads(table.schema.metadata[b"shard"])
         ledger = table.replace_schema_metadata(None).cast(SCHEMA)
         ledger.validate(full=True)
         return Sidecar(about["tar_sha256"], about["tar_size"], ledger)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and run the ingest command again") from error
+
+
+def _clips_in_shard(task: ShardTask) -> set[str]:
+    """Keys of the clips that the shard holds already, when it is made once more."""
+    sidecar = read_sidecar(sidecar_path(task.store_root, task.store, task.shard))
+    return set() if sidecar is None else {row["key"] for row in sidecar.ledger.to_pylist() if row["ok"]}
+
+
+def _refuse_loss(row: LedgerRow, had: set[str], task: ShardTask) -> None:
+    if not row.ok and row.key in had:
+        path = sidecar_path(task.store_root, task.store, task.shard)
+        raise InputError(
+            f"clip {row.key} is in shard {path.stem} and can't be had any more ({row.reason}: {row.detail}); the shard "
+            f"stays as it is. Restore the source, or delete {path} to go on without the clip"
+        )
 
 
 def _drop_sidecar(task: ShardTask) -> None:
@@ -96,7 +112,7 @@ def _commit(task: ShardTask, rows: list[LedgerRow], writer: "_TarWriter") -> Non
     about = json.dumps({"tar_sha256": writer.sha256, "tar_size": writer.size})
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA.with_metadata({"shard": about}))
     with atomic_path(sidecar_path(task.store_root, task.store, task.shard)) as temporary:
-        pq.write_table(table, temporary)
+        write_parquet(table, temporary)
 
 
 def _progress(rows: list[LedgerRow]) -> ShardProgress:

@@ -35,10 +35,10 @@ def read_status(root: Path) -> Status:
     for shard in range(store.num_shards):
         sidecar = read_sidecar(sidecar_path(root, store, shard))
         first = shard * store.clips_per_shard
-        clips = manifest.clips(first, first + store.clips_per_shard)
-        rows = [None] * store.clips_per_shard if sidecar is None else sidecar.ledger.to_pylist()
+        clips = list(manifest.clips(first, first + store.clips_per_shard))
+        rows = [None] * len(clips) if sidecar is None else sidecar.ledger.to_pylist()
         status.num_shards_done += sidecar is not None
-        for clip, row in zip(clips, rows, strict=False):
+        for clip, row in zip(clips, rows, strict=True):
             labels = [names[label] for label in clip.labels]
             status.asked.update(labels)
             if row is None:

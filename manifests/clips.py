@@ -49,6 +49,18 @@ class Clip:
     fold: int | None = None
 
 
+def read_parquet(path: Path) -> pa.Table:
+    """Reads a table from an open file: Arrow would take a path with a ':' for an address."""
+    with path.open("rb") as file:
+        return pq.read_table(file)
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Writes a table into an open file, as :func:`read_parquet` reads it."""
+    with path.open("wb") as file:
+        pq.write_table(table, file)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The clips of a dataset in shard order, their vocabulary, and the folder their sources lie in."""
@@ -80,13 +92,13 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Writes the manifest as Parquet at `path`."""
         about = {"dataset": self.dataset, "root": str(self.root), "seed": self.seed, **self.vocabulary.model_dump()}
-        pq.write_table(self.table.replace_schema_metadata({"manifest": json.dumps(about)}), path)
+        write_parquet(self.table.replace_schema_metadata({"manifest": json.dumps(about)}), path)
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
         """Reads what :meth:`write` wrote; raises InputError when `path` isn't such a file."""
         try:
-            table = pq.read_table(path)
+            table = read_parquet(path)
             table.validate(full=True)
             about: dict[str, Any] = json.loads(table.schema.metadata[b"manifest"])
             return cls(

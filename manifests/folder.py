@@ -25,7 +25,8 @@ from manifests.vocabulary import Label, Vocabulary
 
 AUDIO_EXTENSIONS = (
     *("wav", "flac", "ogg", "oga", "opus", "mp3", "m4a", "mp4"),
-    *("aac", "webm", "mkv", "mov", "aif", "aiff", "wma"),
+    *("aac", "webm", "mkv", "mov", "aif", "aiff", "wma", "amr", "wv", "caf", "avi", "flv", "ape", "au", "ac3"),
+    *("m4b", "3gp", "ts", "mpg", "mpeg", "w64", "tta"),
 )
 _HASH_DIGITS = 8
 
@@ -81,7 +82,7 @@ def folder_manifest(root: Path, options: FolderOptions = DEFAULTS, *, seed: int 
     """
     root = existing_folder(root)
     entries = _listed(root, options, options.labels_csv) if options.labels_csv else _found(root, options)
-    remedy = f"paths start from --root {root}: correct it, or restore the files"
+    remedy = f"paths start from {root}: correct it, or restore the files"
     require_files([(where, root / clip.source) for where, clip in entries], remedy)
     entries = _with_patterns(entries, options)
     vocabulary = _vocabulary(entries, options.vocabulary_file)
@@ -93,7 +94,9 @@ def folder_manifest(root: Path, options: FolderOptions = DEFAULTS, *, seed: int 
 def _found(root: Path, options: FolderOptions) -> list[_Entry]:
     sources = find_files(root, AUDIO_EXTENSIONS)
     if not sources:
-        raise InputError(f"{root} has no audio files; looked for {', '.join(AUDIO_EXTENSIONS)}: check --root")
+        raise InputError(
+            f"{root} has no audio files; looked for {', '.join(AUDIO_EXTENSIONS)}: is it the right folder?"
+        )
     labelled = options.labels == "parent"
     return [
         _Entry(source, Clip(key="", source=source, labels=(_parent(root, source),) if labelled else ()))
@@ -147,14 +150,14 @@ def _optional(table: Table, chosen: str | None, usual: str, option: str) -> str 
 def _source(row: Row, column: str, root: Path) -> str:
     source = source_within(root, row.text(column))
     if source is None:
-        raise row.error(f"{row.cells[column]!r} leads out of {root}; expected a path in it: move the file or --root")
+        raise row.error(f"{row.cells[column]!r} leads out of {root}; expected a path in it: move the file")
     return source
 
 
 def _labels(row: Row, column: str | None) -> tuple[str, ...]:
     if column is None:
         return ()
-    names = [row.cells[column]] if column == "label" else row.cells[column].split(";")
+    names = [row.text(column)] if column == "label" else row.cells[column].split(";")
     return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 

@@ -59,7 +59,7 @@ class Row:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
-        if not math.isfinite(seconds) or seconds < 0:
+        if not 0 <= seconds <= MAX_WHOLE_NUMBER / 1000:  # false for NaN too
             raise self.error(f"{column} is {value!r}; expected seconds from 0 on, such as 2.5: correct the cell")
         return round(seconds * 1000)
 
@@ -142,7 +142,8 @@ def whole_number(text: str, what: str, low: int = 0, high: int = MAX_WHOLE_NUMBE
 def existing_folder(root: Path) -> Path:
     """`root` resolved; raises InputError when it is no folder."""
     if not root.is_dir():
-        raise InputError(f"no folder {root}; give the dataset's folder with --root")
+        found = "a file, not a folder" if root.exists() else "no such folder"
+        raise InputError(f"{root}: {found}; give the path of the folder that holds the dataset")
     return root.resolve()
 
 
@@ -186,7 +187,7 @@ def _check_found(path: Path, root: Path) -> None:
     if str(path).encode(errors="ignore").decode() != str(path):
         raise InputError(f"the name of {str(path)!r} is not UTF-8, as it must be; rename it")
     if path.is_symlink() and source_within(root, str(path)) is None:
-        raise InputError(f"{path} is a link out of {root}; copy its files in, or take its target as --root")
+        raise InputError(f"{path} is a link out of {root}; copy its files in, or name its target as the folder")
 
 
 def _refuse_unreadable(error: OSError) -> None:

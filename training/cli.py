@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from featurestore.device import choose_device
-from featurestore.store import Store, choose_store
+from featurestore.store import Store
+from ingest.layout import choose_store
 from ingest.ledger import ClipError
 from manifests.console import run as run_app
 from manifests.errors import InputError

@@ -54,10 +54,11 @@ def open_run(store: Store, config: RunConfig, folder: Path, device: torch.device
             f"{folder} can't be a run's folder ({error.strerror}); choose another one with --run"
         ) from error
     with exclusive(folder, "training"):
-        for place in (folder, *folder.glob("iter*/*/")):
+        for place in (folder, *folder.glob("iter*/"), *folder.glob("iter*/*/")):
             remove_stale(place)
-        _keep_config(folder, config)
+        # The store first: another one may resolve the configuration otherwise.
         _keep_store(folder, store)
+        _keep_config(folder, config)
         _keep_environment(folder, device)
         yield Run(store, config, split, folder, choose_machine(config, device))
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurestore.store import Store, choose_store
-from ingest.layout import StoreFile
+from featurestore.store import Store
+from ingest.layout import StoreFile, choose_store
 from manifests.errors import InputError
 
 MakeStore = Callable[..., Store]

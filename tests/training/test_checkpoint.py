@@ -34,6 +34,9 @@ def test_round_trip(about: About, student: Student, tmp_path: Path) -> None:
     assert read.optimiser is not None
     torch.testing.assert_close(read.optimiser, optimiser.state_dict(), rtol=0, atol=0)
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    # The same content gives the same bytes: a teacher's cache is named by its checkpoint's hash.
+    save_checkpoint(read, tmp_path / "again.pt")
+    assert (tmp_path / "again.pt").read_bytes() == (tmp_path / "last.pt").read_bytes()
 
 
 def test_the_student_is_the_one_that_was_saved(checkpoint_path: Path, student: Student) -> None:
@@ -135,9 +138,9 @@ from training import checkpoint
 path = Path(sys.argv[1])
 old = checkpoint.load_checkpoint(path)
 save = torch.save
-def save_half(content, temporary):
-    save(content, temporary)
-    os.truncate(temporary, temporary.stat().st_size // 2)
+def save_half(content, file):
+    save(content, file)
+    file.truncate(file.tell() // 2)
     os.kill(os.getpid(), signal.SIGKILL)
 torch.save = save_half
 checkpoint.save_checkpoint(checkpoint.Checkpoint(old.about.model_copy(update={"step": 5}), old.network), path)

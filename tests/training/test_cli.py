@@ -82,10 +82,11 @@ def test_eval(training: Command, at_home: Path) -> None:
     outcome = training("eval", "runs/tiny-micro")
     assert (outcome.status, outcome.err) == (0, "")
     path = "runs/tiny-micro/iter1/distill/last.pt"
-    pattern = rf"{path}: accuracy \d+\.\d%, mAP \d\.\d{{3}} on test \(6 of 6 clips listed\)\n"
+    pattern = rf"{path}: accuracy \d+\.\d%, mAP \d\.\d{{3}} on test \(6 of 6 clips listed, 3 of 3 classes\)\n"
     assert re.fullmatch(pattern, outcome.out)
     told = json.loads(training("eval", "runs/tiny-micro", "--json").out)
-    assert told == {"checkpoint": path, **json.loads(Path("runs/tiny-micro/iter1/eval.json").read_text())}
+    figures = json.loads(Path("runs/tiny-micro/iter1/eval.json").read_text())
+    assert {"teacher": None, **told} == {"checkpoint": path, **figures}
     # A checkpoint's file, from wherever it is named.
     assert json.loads(training("eval", path, "--json").out) == told
 
@@ -94,7 +95,9 @@ def test_eval_of_another_part(
     training: Command, at_home: Path, checkpoint_path: Path, student: Student, about: About
 ) -> None:
     store = Store(at_home / "data/tiny")
-    told = json.loads(training("eval", checkpoint_path, "--fold", "2", "--json").out)
+    outcome = training("eval", checkpoint_path, "--fold", "2", "--json")
+    assert outcome.err == "the model was trained with test held out; it has seen clips of fold 2\n"
+    told = json.loads(outcome.out)
     split = choose_split(store, DataConfig(eval_fold=2), 0)
     expected = evaluate(student, store, split, about.normalisation, torch.device("cpu"), one_label=True)
     assert told.pop("checkpoint") == str(checkpoint_path)
@@ -106,6 +109,7 @@ def test_predict(training: Command, at_home: Path, sound: Path) -> None:
     outcome = training("predict", sound, "--model", "runs/tiny-micro", "--top", "2")
     assert (outcome.status, outcome.err) == (0, "")
     assert re.fullmatch(rf"{sound}: (bark|bell|rain) \d+\.\d%, (bark|bell|rain) \d+\.\d%\n", outcome.out)
+    assert training("predict", sound, "--top", "2").out == outcome.out  # the only run
     outcome = training("predict", sound, sound, "--model", "runs/tiny-micro/iter1/distill/last.pt", "--json")
     one, other = map(json.loads, outcome.out.splitlines())
     assert one == other
@@ -138,7 +142,9 @@ def test_the_last_iteration_is_taken(
         save_checkpoint(
             Checkpoint(about.model_copy(update={"vocabulary": vocabulary}), student.state_dict()), folder / "last.pt"
         )
+        (tmp_path / f"run/iter{iteration}/eval.json").touch()
     shutil.copytree(tmp_path / "run/iter9", tmp_path / "run/iter11-old")
+    shutil.copytree(tmp_path / "run/iter9/distill", tmp_path / "run/iter12/distill")  # not finished
     outcome = training("predict", sound, "--model", tmp_path / "run", "--json")
     assert len(json.loads(outcome.out)["tags"]) == 2
 
@@ -150,8 +156,12 @@ def test_the_only_store_is_taken(training: Command, preset: Path, home: Path, tm
     for name in ("one", "two"):
         shutil.copytree(home / "data/tiny", tmp_path / "data" / name)
     assert_error(training(*command), r"several stores under \./data: data/one, data/two; choose one with --store")
-    shutil.rmtree(tmp_path / "data/two")
+    # A run knows its own store; a checkpoint elsewhere doesn't.
     assert training("eval", home / "runs/tiny-micro").status == 0
+    shutil.copy(home / "runs/tiny-micro/iter1/distill/last.pt", tmp_path / "last.pt")
+    assert_error(training("eval", "last.pt"), "several stores")
+    shutil.rmtree(tmp_path / "data/two")
+    assert training("eval", "last.pt").status == 0
 
 
 @pytest.mark.parametrize(
@@ -193,7 +203,7 @@ def test_a_run_of_something_else(training: Command, at_home: Path, preset: Path,
 def test_wrong_models(training: Command, at_home: Path, about: About, sound: Path, tmp_path: Path) -> None:
     assert_error(training("predict", sound, "--model", sound), "is not a whole checkpoint of this trainer")
     assert_error(training("predict", sound, "--model", tmp_path / "absent.pt"), "can't be read: No such file")
-    assert_error(training("eval", "data"), "data has no trained iteration .*; make one with `training run`")
+    assert_error(training("eval", "data"), "data has no finished iteration .*; finish one with `training run`")
     ssl = MultiSSLNetwork(about.model, torch.Generator())
     save_checkpoint(Checkpoint(about.model_copy(update={"stage": "multissl"}), ssl.state_dict()), tmp_path / "ssl.pt")
     for command in (("predict", sound, "--model"), ("eval",)):

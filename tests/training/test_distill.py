@@ -11,7 +11,7 @@ from manifests.errors import InputError
 from manifests.vocabulary import Label, Vocabulary
 from training import losses
 from training.config import DistillConfig, ModelConfig, OptimiserConfig
-from training.distill import Task, distill_losses, probabilities, teacher_columns
+from training.distill import Task, distill_losses, teacher_columns
 from training.inputs import Inputs
 from training.model.networks import Student
 from training.model.patches import patchify
@@ -74,12 +74,6 @@ def test_a_missing_teacher_row_leaves_the_labels(student: Student, inputs: Input
     torch.testing.assert_close(terms["loss"], F.cross_entropy(logits, inputs.labels.argmax(1)))
     terms["loss"].backward()
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in student.parameters())
-
-
-def test_probabilities_by_hand() -> None:
-    logits = torch.tensor([[0.0, torch.log(torch.tensor(3.0))]])
-    torch.testing.assert_close(probabilities(logits, one_label=True), torch.tensor([[0.25, 0.75]]))
-    torch.testing.assert_close(probabilities(logits, one_label=False), torch.tensor([[0.5, 0.75]]))
 
 
 def vocabulary(*ids: str) -> Vocabulary:

@@ -19,7 +19,7 @@ from training.evaluate import Evaluation, check_fits, evaluate, predict_rows
 from training.inputs import Normalisation
 from training.model.networks import Student
 from training.model.patches import patchify
-from training.splits import choose_split
+from training.splits import Split, choose_split
 
 CPU = torch.device("cpu")
 
@@ -33,9 +33,9 @@ def one_by_one(student: Student, store: Store, rows: np.ndarray, about: About) -
 
 def test_predictions_are_in_the_order_of_the_rows(student: Student, store: Store, about: About) -> None:
     rows = store.rows()[::-1].copy()
-    logits, pooled = predict_rows(student, store, rows, about.normalisation, CPU)
+    scores, pooled = predict_rows(student, store, rows, about.normalisation, CPU, one_label=True)
     expected = one_by_one(student, store, rows, about)
-    torch.testing.assert_close(logits, expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scores, expected[0].softmax(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pooled, expected[1], rtol=1e-4, atol=1e-5)
 
 
@@ -53,28 +53,39 @@ def test_the_figures(student: Student, store: Store, about: About) -> None:
     unit = pooled / pooled.norm(dim=1, keepdim=True)
     assert found.feature_spread == pytest.approx(4 * float(unit.numpy().std(0).mean()), rel=1e-4)
     assert (found.split, found.num_evaluated, found.num_listed) == ("test", len(split.held_out), 6)
+    assert (found.num_classes_evaluated, found.num_classes) == (int(present.sum()), 3)
 
 
 def test_several_labels_have_no_accuracy(multi_label_store: Store, student: Student, about: About) -> None:
-    split = choose_split(multi_label_store, DataConfig(eval_fold=1), 0)
+    rows = multi_label_store.rows()
+    split = Split(rows[:0], rows, 7, "all")
     found = evaluate(student, multi_label_store, split, about.normalisation, CPU, one_label=False)
+    labels = multi_label_store.labels(rows)
+    labelled = labels.any(1)
+    logits, _ = one_by_one(student, multi_label_store, rows[labelled], about)
+    expected = average_precision_score(labels[labelled], logits.sigmoid().numpy(), average="macro")
+    assert found.mean_average_precision == pytest.approx(expected, abs=1e-5)
     assert found.accuracy is None
-    assert 0 < found.mean_average_precision <= 1
+    # Clips 2 and 5 have no label.
+    assert (found.num_evaluated, found.num_listed) == (5, 7)
+    nothing = Split(rows[:0], rows[~labelled], 2, "what has no label")
+    with pytest.raises(InputError, match=r"no clip of what has no label in .* has a label to evaluate against"):
+        evaluate(student, multi_label_store, nothing, about.normalisation, CPU, one_label=False)
 
 
 def test_the_mode_is_put_back(tiny: ModelConfig, store: Store) -> None:
     student = Student(tiny, 3, None, torch.Generator().manual_seed(0))
     for mode in (True, False):
         student.train(mode)
-        predict_rows(student, store, store.rows()[:1], Normalisation(0.0, 1.0), CPU)
+        predict_rows(student, store, store.rows()[:1], Normalisation(0.0, 1.0), CPU, one_label=True)
         assert student.training == mode
         assert student.aft.training == mode
 
 
 def test_an_evaluation_always_says_of_how_many() -> None:
-    evaluation = Evaluation("fold 1", 0.4567, 0.5, 0.9, 7, 8)
-    assert str(evaluation) == "accuracy 50.0%, mAP 0.457 on fold 1 (7 of 8 clips listed)"
-    assert str(replace(evaluation, accuracy=None)) == "mAP 0.457 on fold 1 (7 of 8 clips listed)"
+    evaluation = Evaluation("fold 1", 0.4567, 0.5, 0.9, 7, 8, 3, 4)
+    assert str(evaluation) == "accuracy 50.0%, mAP 0.457 on fold 1 (7 of 8 clips listed, 3 of 4 classes)"
+    assert str(replace(evaluation, accuracy=None)) == "mAP 0.457 on fold 1 (7 of 8 clips listed, 3 of 4 classes)"
     assert evaluation.as_dict() == {
         "split": "fold 1",
         "mean_average_precision": 0.4567,
@@ -82,6 +93,8 @@ def test_an_evaluation_always_says_of_how_many() -> None:
         "feature_spread": 0.9,
         "num_evaluated": 7,
         "num_listed": 8,
+        "num_classes_evaluated": 3,
+        "num_classes": 4,
     }
 
 
@@ -100,4 +113,4 @@ def test_a_damaged_shard_is_named(student: Student, store: Store, about: About, 
     tar = sorted(damaged.root.glob("shards/*.tar"))[2]
     tar.write_bytes(tar.read_bytes()[:100_000])
     with pytest.raises(InputError, match=f"{tar.name} ends inside clip"):
-        predict_rows(student, damaged, damaged.rows(), about.normalisation, CPU)
+        predict_rows(student, damaged, damaged.rows(), about.normalisation, CPU, one_label=True)

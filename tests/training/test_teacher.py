@@ -46,16 +46,19 @@ def test_it_says_what_the_student_says(checkpoint_path: Path, student: Student, 
     np.testing.assert_allclose(of_shard_2, tokens[(rows >= 10) & (rows < 15)], rtol=2e-3, atol=2e-3)
 
 
-def test_a_model_of_fewer_frames_sees_the_first(about: About, tmp_path: Path) -> None:
+def test_a_model_of_fewer_frames_takes_the_mean_of_its_windows(about: About, tmp_path: Path) -> None:
     longer = about.model_copy(update={"fbank": FbankSpec(num_frames=512)})
     student = Student(about.model, 3, None, torch.Generator().manual_seed(0)).eval()
     save_checkpoint(Checkpoint(longer, student.state_dict()), tmp_path / "last.pt")
     fbank = torch.randn(2, 512, 128, generator=torch.Generator().manual_seed(1))
-    found = load_teacher("checkpoint", tmp_path / "last.pt").embed(fbank).embedding
+    found = load_teacher("checkpoint", tmp_path / "last.pt").embed(fbank)
+    patches = [patchify((part - about.mean) / about.std, student.grid) for part in fbank.split(256, 1)]
     with torch.no_grad():
-        expected = student(patchify((fbank[:, :256] - about.mean) / about.std, student.grid)).pooled
-    torch.testing.assert_close(found, expected)
-    assert not found.requires_grad
+        outputs, tokens = [student(part) for part in patches], [student.aft(part) for part in patches]
+    torch.testing.assert_close(found.embedding, (outputs[0].pooled + outputs[1].pooled) / 2)
+    torch.testing.assert_close(found.logits, (outputs[0].logits + outputs[1].logits) / 2)
+    torch.testing.assert_close(found.tokens, torch.cat(tokens, 1))
+    assert not found.embedding.requires_grad
 
 
 def test_a_store_of_other_frames_is_refused(about: About, student: Student, own_store: Store, tmp_path: Path) -> None:
