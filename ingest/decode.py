@@ -1,43 +1,24 @@
 """Files to mono waveforms: libsndfile where it knows the format, FFmpeg (PyAV) for the rest."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import av
-import av.error
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from ingest.ledger import ClipError, Reason
+from ingest.ledger import AudioInfo, ClipError, DecoderError, Reason
 
 # Formats that libsndfile reads; it is tried first for them, and FFmpeg first for all others.
 SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 # On broken files the decoders' bindings raise these besides their own.
-DECODER_ERRORS = (soundfile.LibsndfileError, av.error.FFmpegError, ValueError, RuntimeError, ArithmeticError)
+DECODER_ERRORS = (soundfile.LibsndfileError, DecoderError, ValueError, RuntimeError, ArithmeticError)
 # An MP3's frames lean on those before: right after a seek they come out as silence.
 MP3_LEAD_S = 0.5
-# FFmpeg may open nothing but the file itself: no playlist or concatenation, which are formats too, leads elsewhere.
-FFMPEG_FORMATS = (
-    *("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dts", "eac3", "flac", "flv", "loas", "matroska"),
-    *("mov", "mp3", "mpeg", "mpegts", "ogg", "tta", "w64", "wav", "wv"),
-)
-FFMPEG_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(FFMPEG_FORMATS)}
-
-
-@dataclass(frozen=True, slots=True)
-class AudioInfo:
-    """What a file says of itself; `duration_s` is None where its container doesn't tell."""
-
-    codec: str
-    sample_rate_hz: int
-    num_channels: int
-    duration_s: float | None
 
 
 class AudioSource(Protocol):
@@ -101,61 +82,6 @@ class _SoundFileSource:
         self._file.close()
 
 
-class _FFmpegSource:
-    """A file open in FFmpeg; raises ClipError when it has no sound."""
-
-    def __init__(self, path: Path) -> None:
-        # The prefix keeps a file named like a URL or a device from being opened as one.
-        self._container = av.open(f"file:{path}", options=FFMPEG_OPTIONS)
-        streams = self._container.streams.audio
-        if not streams:
-            self._container.close()
-            raise ClipError(Reason.NO_AUDIO_STREAM, "the container holds no audio stream")
-        self._stream = stream = streams[0]
-        if not stream.sample_rate:
-            # By its suffix alone FFmpeg takes any file for raw FLAC or AAC.
-            self._container.close()
-            raise ClipError(Reason.NOT_AUDIO, "the audio stream has no sample rate")
-        # A container's clock need not start at 0.
-        self._origin_s = (self._container.start_time or 0) / av.time_base
-        duration_s = None
-        if stream.duration is not None and stream.time_base is not None:
-            duration_s = float(stream.duration * stream.time_base)
-        elif self._container.duration is not None:
-            duration_s = self._container.duration / av.time_base
-        self.info = AudioInfo(stream.codec_context.name, stream.sample_rate, stream.channels, duration_s)
-
-    def read(self, start: int, num_samples: int) -> NDArray[np.float32]:
-        rate_hz = self.info.sample_rate_hz
-        if start > rate_hz:
-            # One second early: a codec needs some packets before its output is right.
-            self._container.seek(round((self._origin_s + start / rate_hz - 1.0) * av.time_base))
-        parts, num_kept = [], 0
-        for position, samples in self._blocks():
-            wanted = samples[max(0, start - position) : max(0, start + num_samples - position)]
-            if wanted.size:
-                parts.append(wanted)
-                num_kept += wanted.size
-            if num_kept >= num_samples:
-                break
-        return np.concatenate(parts)[:num_samples] if parts else np.zeros(0, np.float32)
-
-    def _blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Mono blocks with the position of their first sample."""
-        resampler = av.AudioResampler(format="fltp")
-        position = None
-        for frame in self._container.decode(self._stream):
-            if position is None:
-                position = round(((frame.time or 0.0) - self._origin_s) * self.info.sample_rate_hz)
-            for planar in resampler.resample(frame):
-                samples = planar.to_ndarray().mean(0, dtype=np.float32)
-                yield position, samples
-                position += samples.size
-
-    def close(self) -> None:
-        self._container.close()
-
-
 @contextmanager
 def open_audio(path: Path) -> Iterator[AudioSource]:
     """Opens a file with the first decoder that takes it, and turns the decoders' errors into ClipErrors."""
@@ -177,7 +103,7 @@ def open_audio(path: Path) -> Iterator[AudioSource]:
 
 
 def _first_decoder(path: Path) -> AudioSource:
-    decoders: list[type[_SoundFileSource] | type[_FFmpegSource]] = [_SoundFileSource, _FFmpegSource]
+    decoders: list[Callable[[Path], AudioSource]] = [_SoundFileSource, _open_in_ffmpeg]
     if path.suffix.lower() not in SOUNDFILE_SUFFIXES:
         decoders.reverse()
     failures = []
@@ -186,11 +112,18 @@ def _first_decoder(path: Path) -> AudioSource:
             return decoder(path)
         except DECODER_ERRORS as error:
             failures.append(_message(error))
-    raise ClipError(Reason.NOT_AUDIO, "; ".join(failures))
+    raise ClipError(Reason.NOT_AUDIO, "no decoder takes it: " + "; ".join(failures))
+
+
+def _open_in_ffmpeg(path: Path) -> AudioSource:
+    # Imported here: the trainer reads stores through this package, and must do without FFmpeg.
+    from ingest.ffmpeg import FFmpegSource
+
+    return FFmpegSource(path)
 
 
 def _message(error: Exception) -> str:
     """What a decoder says, without the path that it puts in front: paths differ between machines, ledgers must not."""
     if isinstance(error, soundfile.LibsndfileError):
         return str(error.error_string)
-    return str(getattr(error, "strerror", None) or type(error).__name__)
+    return str(error) or type(error).__name__

@@ -10,10 +10,10 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from ingest.decode import AudioInfo, AudioSource, decode, open_audio
+from ingest.decode import AudioSource, decode, open_audio
 from ingest.fbank import fbank
 from ingest.hog import hog
-from ingest.ledger import ClipError, Reason
+from ingest.ledger import AudioInfo, ClipError, Reason
 from manifests.clips import Clip
 from manifests.geometry import FbankSpec, HogSpec
 

@@ -27,6 +27,20 @@ class ClipError(Exception):
         self.detail = detail
 
 
+class DecoderError(Exception):
+    """A decoder can't go on with a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What a file says of itself; `duration_s` is None where its container doesn't tell."""
+
+    codec: str
+    sample_rate_hz: int
+    num_channels: int
+    duration_s: float | None
+
+
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multilabel_average_precision
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
@@ -15,6 +14,9 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
 
     `scores`, `labels`: (N, C), labels multi-hot. NaN when no class has one.
     """
+    # Imported here: with all that it imports it would double the time in which the command line starts.
+    from torchmetrics.functional.classification import multilabel_average_precision
+
     present = labels.any(0)
     if not present.any():
         return float("nan")

@@ -43,7 +43,7 @@ def home(store: Store, preset: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The test runs in that folder, and writes nothing into it."""
+    """The test runs in that folder, which others use too."""
     monkeypatch.chdir(home)
     return home
 
@@ -155,7 +155,7 @@ def test_the_only_store_is_taken(training: Command, preset: Path, home: Path, tm
     assert_error(training(*command), r"there is no store under \./data; make one \(`ingest demo`\)")
     for name in ("one", "two"):
         shutil.copytree(home / "data/tiny", tmp_path / "data" / name)
-    assert_error(training(*command), r"several stores under \./data: data/one, data/two; choose one with --store")
+    assert_error(training(*command), r"several stores under \./data: data/one, data/two; .*--store")
     # A run knows its own store; a checkpoint elsewhere doesn't.
     assert training("eval", home / "runs/tiny-micro").status == 0
     shutil.copy(home / "runs/tiny-micro/iter1/distill/last.pt", tmp_path / "last.pt")
@@ -252,6 +252,5 @@ def test_the_command_imports_no_ingest_machinery(started: subprocess.CompletedPr
     assert not {"ray", "yt_dlp", "tensorboard"} & set(started.stdout.split())
 
 
-@pytest.mark.xfail(reason="featurestore.store imports ingest.shards, which imports ingest.decode", strict=True)
 def test_the_command_imports_no_decoder(started: subprocess.CompletedProcess[str]) -> None:
     assert "av" not in started.stdout.split()

@@ -15,7 +15,8 @@ from torch import Tensor
 from featurestore.loader import Loader
 from featurestore.store import Store
 from manifests.errors import InputError
-from training.checkpoint import About, load_checkpoint
+from training import loop
+from training.checkpoint import About, Checkpoint, load_checkpoint
 from training.config import DistillConfig, MultiSSLConfig, OptimiserConfig
 from training.distill import Task, distill_losses
 from training.evaluate import Evaluation, evaluate
@@ -109,10 +110,10 @@ def test_it_learns_a_few_clips_by_heart(distill: MakePlan, tmp_path: Path, read_
     plan = distill(num_clips=5, num_steps=60, peak_lr=1e-2)
     train_stage(plan, tmp_path, CPU)
     stream = read_stream(tmp_path)
-    loss = [line["loss"] for line in stream if "loss" in line]
-    assert len(loss) == 60
-    assert loss[0] > 0.8
-    assert loss[-1] < 0.1
+    values = [line["loss"] for line in stream if "loss" in line]
+    assert len(values) == 60
+    assert values[0] > 0.8
+    assert values[-1] < 0.1
     assert plan.evaluate is not None
     assert plan.evaluate().accuracy == 1.0
 
@@ -148,6 +149,22 @@ def test_evaluations_and_the_best(distill: MakePlan, tmp_path: Path, read_stream
     assert evaluated[scores.index(max(scores))]["step"] >= best.about.step
     assert best.optimiser is None
     assert load_checkpoint(tmp_path / "iter1/distill" / LAST).about.best == max(scores)
+
+
+def test_lines_are_on_disk_before_their_checkpoint(
+    distill: MakePlan, tmp_path: Path, read_stream: ReadStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed right after a checkpoint goes on from there, and would not write them again."""
+    on_disk = {}
+
+    def noted(checkpoint: Checkpoint, path: Path) -> None:
+        on_disk[path.name, checkpoint.about.step] = read_stream(tmp_path)
+
+    monkeypatch.setattr(loop, "save_checkpoint", noted)
+    train_stage(distill(num_clips=5, num_steps=12, peak_lr=3e-3), tmp_path, CPU)
+    whole = read_stream(tmp_path)
+    for step in (3, 6, 9, 12):
+        assert on_disk[LAST, step] == [line for line in whole if line["step"] <= step]
 
 
 @pytest.mark.parametrize("call", [1, 2, 4, 8, 12, 13])
