@@ -139,6 +139,9 @@ class Store:
     def folds(self) -> list[int]:
         return sorted(fold for fold in self.manifest.table["fold"].unique().to_pylist() if fold is not None)
 
+    def shard_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows // self.file.clips_per_shard
+
     def tar(self, shard: int) -> Path:
         return tar_path(self.root, self.file, shard)
 

@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import settings
 
 from ingest.job import IngestOptions, ingest
 from manifests.clips import Manifest
 from manifests.folder import folder_manifest
+
+# Examples are no benchmark: on a busy machine one may take its time.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 # Shorter and longer than the window of 256 frames, 2.575 s; every class gets several rates.
 RATES_HZ = (8_000, 11_025, 16_000, 22_050, 44_100, 48_000)

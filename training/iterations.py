@@ -143,7 +143,7 @@ def _multissl_stage(run: Run, iteration: int, previous: _Models) -> dict[str, to
 def open_teacher(store: Store, name: str, split: Split) -> TeacherCache:
     """The cache to distil from. Raises InputError when it lacks clips to train on: they would not be distilled."""
     cache = TeacherCache(store, name)
-    shards = np.unique(split.train // store.file.clips_per_shard)
+    shards = np.unique(store.shard_of(split.train))
     lacking = np.intersect1d(np.concatenate([cache.missing_rows(int(shard)) for shard in shards]), split.train)
     if len(lacking):
         raise InputError(

@@ -134,17 +134,18 @@ def test_a_state_resumes_where_it_was(finished_store: Store) -> None:
     loader = Loader(finished_store, rows, 4, seed=5)
     uninterrupted = list(loader.batches(num_steps=9))
     state = loader.state(6)
-    assert state == LoaderState(snapshot=1, seed=5, step=6)
+    assert state == LoaderState(finished_store.snapshot.fingerprint, seed=5, step=6)
     resumed = list(Loader(finished_store, rows, 4, seed=5).resume(state, num_steps=3))
     assert all(same(one, other) for one, other in zip(uninterrupted[6:], resumed, strict=True))
 
 
 def test_a_state_of_another_order_is_refused(finished_store: Store) -> None:
     loader = Loader(finished_store, finished_store.rows(), 4, seed=5)
-    with pytest.raises(InputError, match=r"state is of snapshot 1, seed 4; this loader reads snapshot 1, seed 5"):
-        loader.resume(LoaderState(1, 4, 0))
-    with pytest.raises(InputError, match=r"state is of snapshot 2, seed 5"):
-        loader.resume(LoaderState(2, 5, 0))
+    here = finished_store.snapshot.fingerprint
+    with pytest.raises(InputError, match=rf"fingerprint {here[:12]} and of seed 4; this loader reads .* with seed 5"):
+        loader.resume(LoaderState(here, 4, 0))
+    with pytest.raises(InputError, match=r"state is of a store with fingerprint 0123 and of seed 5"):
+        loader.resume(LoaderState("0123", 5, 0))
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -205,11 +206,14 @@ def test_a_truncated_tar_names_shard_and_clip(store_copy: Path) -> None:
     store = Store(store_copy)
     row = int(store.rows()[-1])
     tar = store.tar(row // 5)
+    size = tar.stat().st_size
     os.truncate(tar, int(store.fbank_offset[row]) + 1000)
     key = store.clip(row).key
-    with pytest.raises(InputError, match=rf"{tar.name} ends inside clip {key}: run `featurestore verify`"):
+    with pytest.raises(InputError, match=rf"{tar.name} has \d+ bytes, and its index says {size}"):
         list(sequential_batches(store, store.rows(), 4))
-    with pytest.raises(InputError, match=rf"ends inside clip {key}"):
+    # As if it were cut while it is open.
+    store.tar_sizes[row // 5] = tar.stat().st_size
+    with pytest.raises(InputError, match=rf"ends inside clip {key}: run `featurestore verify`"):
         list(Loader(store, store.rows(), 4).batches(num_steps=6))
 
 
@@ -234,6 +238,7 @@ def test_an_unreadable_shard_is_named(store_copy: Path) -> None:
     store = Store(store_copy)
     store.tar(0).unlink()
     store.tar(0).mkdir()
+    store.tar_sizes[0] = store.tar(0).stat().st_size
     key = store.clip(int(store.rows()[0])).key
     with pytest.raises(InputError, match=rf"tiny-000000\.tar can't be read at clip {key} \(Is a directory\)"):
         list(sequential_batches(store, store.rows()[:1], 1))

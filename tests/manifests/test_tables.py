@@ -130,7 +130,9 @@ def test_finds_files_and_refuses_links_out(tmp_path: Path) -> None:
     (root / "same.wav").symlink_to(root / "b" / "x.WAV")
     assert find_files(root, ["wav", "flac"]) == ["a.flac", "b/x.WAV", "same.wav"]
     (root / "out").symlink_to(tmp_path)
-    with pytest.raises(InputError, match=r"/out is a link out of .*; copy its files in, or take its target as --root"):
+    with pytest.raises(
+        InputError, match=r"/out is a link out of .*; copy its files in, or name its target as the folder"
+    ):
         find_files(root, ["wav"])
 
 
