@@ -91,7 +91,7 @@ def _download_once(url: str, part: Path) -> None:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             expected = response.headers.get("Content-Length")
-            num_bytes = _copy(response, part, int(expected or 0))
+            num_bytes = _copy(response, part, None if expected is None else int(expected))
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in _RETRIED_STATUSES:
@@ -105,9 +105,9 @@ def _download_once(url: str, part: Path) -> None:
         raise _TransientError(f"only {num_bytes} of {expected} bytes came")
 
 
-def _copy(response: IO[bytes], part: Path, expected: int) -> int:
-    """Copies to `part` under a progress display; returns the bytes. `expected` is 0 where the server doesn't tell."""
-    with part.open("wb") as file, ProgressDisplay("MB", expected // 1_000_000) as display:
+def _copy(response: IO[bytes], part: Path, expected: int | None) -> int:
+    """Copies to `part` under a progress display; returns the bytes. `expected` is None where it is not told."""
+    with part.open("wb") as file, ProgressDisplay("MB", expected and expected // 1_000_000) as display:
         display.describe("download")
         shown = 0
         while chunk := response.read(_CHUNK_BYTES):

@@ -73,7 +73,9 @@ def choose_store(path: Path | None) -> Path:
         raise InputError(f"there is no store under ./{DEFAULT_HOME}; make one (`ingest demo`), or name its folder")
     if len(found) > 1:
         names = ", ".join(str(store) for store in found)
-        raise InputError(f"there are several stores under ./{DEFAULT_HOME}: {names}; choose one of them")
+        raise InputError(
+            f"there are several stores under ./{DEFAULT_HOME}: {names}; choose one (--store, or the argument)"
+        )
     return found[0]
 
 

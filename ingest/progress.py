@@ -11,9 +11,9 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressDisplay:
-    """Counts `unit`s up to `total` (0: unknown); a context manager that always leaves the terminal as it was."""
+    """Counts `unit`s up to `total` (None: unknown); a context manager that always leaves the terminal as it was."""
 
-    def __init__(self, unit: str, total: int) -> None:
+    def __init__(self, unit: str, total: int | None) -> None:
         self._unit, self._total, self._done, self._note = unit, total, 0, ""
         self._started = self._last_line = time.monotonic()
         self._what, self._printed = "", 0
@@ -30,7 +30,7 @@ class ProgressDisplay:
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(unit, total=total or None, rate="", note="")
+            self._task = self._bar.add_task(unit, total=total, rate="", note="")
 
     def __enter__(self) -> "ProgressDisplay":
         if self._bar is not None:
@@ -65,9 +65,10 @@ class ProgressDisplay:
     def _print_line(self) -> None:
         self._last_line, self._printed = time.monotonic(), self._done
         elapsed_s, rate = self._last_line - self._started, self._rate()
-        remaining = f", {(self._total - self._done) / rate:.0f} s to go" if 0 < self._done < self._total else ""
+        num_left = (self._total or 0) - self._done
+        remaining = f", {num_left / rate:.0f} s to go" if self._done and num_left > 0 else ""
         note = f", {self._note}" if self._note else ""
         what = f"{self._what} " if self._what else ""
-        total = f"/{self._total}" if self._total else ""
+        total = f"/{self._total}" if self._total is not None else ""
         counted = f"{self._done}{total} {self._unit}, {rate:.1f} {self._unit}/s"
         print(f"[{elapsed_s:7.1f} s] {what}{counted}{note}{remaining}", file=sys.stderr, flush=True)

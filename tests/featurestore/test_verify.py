@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,15 @@ def test_unusable_teacher_cache(store: Store) -> None:
     (problem,) = verify(store)
     assert problem.where == "teachers/half.zarr"
     assert "is not a Zarr v3 group" in problem.what
+
+
+def test_a_changed_manifest(store_copy: Path) -> None:
+    store = Store(store_copy)
+    labels = pa.array([["bark"]] * len(store.manifest), store.manifest.table.schema.field("labels").type)
+    column = store.manifest.table.schema.get_field_index("labels")
+    table = store.manifest.table.set_column(column, store.manifest.table.schema.field("labels"), labels)
+    replace(store.manifest, table=table).write(store_copy / "manifest.parquet")
+    found = verify(Store(store_copy))
+    assert [str(problem) for problem in found] == [
+        "manifest.parquet: its rows are not those that store.json names by their hash"
+    ]

@@ -106,11 +106,11 @@ def test_the_demo(run: Run) -> None:
     ("arguments", "message"),
     [
         (("status", "none"), "none is not a store: it has no store.json; make one with `ingest`"),
-        (("folder", "none"), "no folder none; give the dataset's folder with --root"),
+        (("folder", "none"), "none: no such folder; give the path of the folder that holds the dataset"),
         (("folder", ".", "--num-frames", "300"), "--num-frames 300 is not possible; give 1024, 512 or 256"),
         (("folder", "."), "has no audio files"),
         (("folder", ".", "--labels", "both"), "--labels 'both' is not known; give parent or none"),
-        (("esc50", "--root", "none"), "no folder none"),
+        (("esc50", "--root", "none"), "none: no such folder"),
         (("esc50", "--root", "."), "meta/esc50.csv"),
         (("esc50", "--url", "nowhere"), "can't download 'nowhere'"),
         (("demo", "--store", "file/x"), "Not a directory"),

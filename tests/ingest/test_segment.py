@@ -72,5 +72,7 @@ def test_files_that_cant_be_read_stay_one_clip_for_the_ledger(tmp_path: Path) ->
 
 
 def test_too_short_a_segment(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--segment 0\.01 is too short; give at least 0\.1 seconds"):
+    with pytest.raises(InputError, match=r"--segment 0\.01 is not possible; give seconds from 0\.1 to 86400"):
         segment_manifest(manifest_of(tmp_path, Clip("x", "x.wav")), 0.01)
+    with pytest.raises(InputError, match="--segment nan is not possible"):
+        segment_manifest(manifest_of(tmp_path, Clip("x", "x.wav")), float("nan"))
