@@ -35,7 +35,7 @@ def hog_cells(image: Tensor, spec: HogSpec) -> Tensor:
     sector = torch.atan2(along_time, along_freq, out=along_time).mul_(num_orientations / torch.pi).floor_()
     sector = sector.add_(num_orientations).remainder_(num_orientations)
     num_time, num_freq = image.shape[0] // cell, image.shape[1] // cell
-    bins = sector.add_(_first_bin(num_time, num_freq, spec)).to(torch.int64)
+    bins = sector.add_(_first_bin(num_time, num_freq, spec)).to(torch.int32)
     histogram = torch.bincount(
         bins.flatten(), weights=magnitude.flatten(), minlength=num_time * num_freq * num_orientations
     )
