@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.order import ClipOrder
-from featurestore.reader import ShardReader
+from featurestore.reader import NUM_THREADS, ShardReader
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from manifests.errors import InputError
 
 NUM_READ_AHEAD = 3
-NUM_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)

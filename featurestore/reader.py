@@ -13,6 +13,8 @@ from featurestore.store import Store
 from manifests.errors import InputError
 
 MAX_OPEN_SHARDS = 64
+# A batch is read in so many parts side by side.
+NUM_THREADS = 2
 FLOAT16_BYTES = 2
 
 
@@ -42,7 +44,7 @@ class ShardReader:
         """Fills `fbanks` (B, T, F) and `hogs` (B, T/16, F/16, 9), float16 and contiguous, with the clips of `rows`."""
         # In the order of the files, so that the disk sees runs and not jumps.
         order = np.argsort(rows, kind="stable")
-        parts = np.array_split(order, getattr(pool, "_max_workers", 1))
+        parts = np.array_split(order, NUM_THREADS)
         for done in [pool.submit(self._read_some, part.tolist(), rows, fbanks, hogs) for part in parts]:
             done.result()
 

@@ -1,6 +1,5 @@
 """The demo corpus's sounds: procedural events over background noise, each a pure function of its generator."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from ingest.atomic import atomic_path
 from manifests.clips import Clip, Manifest
 from manifests.errors import InputError
 
@@ -47,10 +47,8 @@ def _write_clip(path: Path, clip: Clip, seed: int) -> None:
     sample_rate_hz = int(rng.choice(SAMPLE_RATES_HZ))
     waveform = synthesise(" ".join(clip.labels), rng, sample_rate_hz)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A killed run leaves no half-written file under the final name, which the next run would take for whole.
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    soundfile.write(partial, waveform, sample_rate_hz, format="WAV", subtype="PCM_16")
-    partial.replace(path)
+    with atomic_path(path) as temporary:
+        soundfile.write(temporary, waveform, sample_rate_hz, format="WAV", subtype="PCM_16")
 
 
 @dataclass(frozen=True, slots=True)
