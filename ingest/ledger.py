@@ -7,7 +7,7 @@ import pyarrow as pa
 
 
 class Reason(StrEnum):
-    """Why a clip is not in its shard."""
+    """Why a clip is not in its shard. TRANSIENT ones may pass, and are tried again in later runs."""
 
     MISSING = "missing"  # no such file
     UNREADABLE = "unreadable"  # the file can't be opened: permission, a folder, an I/O error
@@ -16,6 +16,21 @@ class Reason(StrEnum):
     DECODE = "decode"  # the decoder failed inside the file
     TOO_SHORT = "too_short"  # less than one analysis frame of audio in the part wanted
     NON_FINITE = "non_finite"  # NaN or Inf among the samples
+    SILENT = "silent"  # nothing but digital silence, where the corpus doesn't want it
+    # while fetching
+    PRIVATE = "private"  # a private video
+    REMOVED = "removed"  # deleted, or never there
+    TERMINATED = "terminated"  # its account is closed
+    GEO_BLOCKED = "geo_blocked"  # not to be had in this country
+    AGE_GATED = "age_gated"  # only for viewers who signed in
+    UNAVAILABLE = "unavailable"  # any other definite no: members only, paid, an upcoming live stream
+    FORBIDDEN = "forbidden"  # HTTP 403, which is often a passing mood of the server
+    RATE_LIMITED = "rate_limited"  # HTTP 429 or a sign-in wall: the server wants fewer requests
+    NETWORK = "network"  # the connection, the server or the name service failed
+    TIMEOUT = "timeout"  # not done within the time limit
+
+
+TRANSIENT = frozenset({Reason.FORBIDDEN, Reason.RATE_LIMITED, Reason.NETWORK, Reason.TIMEOUT})
 
 
 class ClipError(Exception):

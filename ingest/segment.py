@@ -19,7 +19,7 @@ def segment_manifest(manifest: Manifest, segment_s: float) -> Manifest:
     if not 0.1 <= segment_s <= 86_400:
         raise InputError(f"--segment {segment_s:g} is not possible; give seconds from 0.1 to 86400")
     clips = [part for clip in manifest.clips() for part in _segments(manifest, clip, round(segment_s * 1000))]
-    return make_manifest(manifest.dataset, clips, manifest.vocabulary, manifest.root, seed=manifest.seed)
+    return make_manifest(manifest.dataset, clips, manifest.vocabulary, manifest.sources, seed=manifest.seed)
 
 
 def _segment_key(key: str, start_ms: int) -> str:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
@@ -36,7 +37,7 @@ SCHEMA = pa.schema(
 class Clip:
     """One clip asked for.
 
-    `source` is a path relative to the manifest's root; `start_ms` and `end_ms` cut it (None: from the start, to the
+    `source` is a path or an id (see :class:`Sources`); `start_ms` and `end_ms` cut it (None: from the start, to the
     end); `labels` are ids of the manifest's vocabulary.
     """
 
@@ -47,6 +48,20 @@ class Clip:
     labels: tuple[str, ...] = ()
     split: str | None = None
     fold: int | None = None
+
+
+class Sources(BaseModel):
+    """Where the sounds of a manifest's clips are found; no part of its hash, since they may move.
+
+    files: `Clip.source` is a path below the folder `address`. named_by_id: it is the id of a recording, and the files
+    somewhere below `address` are named by it. raw_cache: it is such an id, and `address` (a folder or an object store)
+    is a cache of downloads.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["files", "named_by_id", "raw_cache"]
+    address: str
 
 
 def read_parquet(path: Path) -> pa.Table:
@@ -63,13 +78,18 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The clips of a dataset in shard order, their vocabulary, and the folder their sources lie in."""
+    """The clips of a dataset in shard order, their vocabulary, and where their sources are found."""
 
     dataset: str
     vocabulary: Vocabulary
-    root: Path
+    sources: Sources
     seed: int
     table: pa.Table
+
+    @property
+    def root(self) -> Path:
+        """The folder that the files lie in, for the kinds of sources that have one."""
+        return Path(self.sources.address)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -91,7 +111,12 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Writes the manifest as Parquet at `path`."""
-        about = {"dataset": self.dataset, "root": str(self.root), "seed": self.seed, **self.vocabulary.model_dump()}
+        about = {
+            "dataset": self.dataset,
+            "sources": self.sources.model_dump(),
+            "seed": self.seed,
+            **self.vocabulary.model_dump(),
+        }
         write_parquet(self.table.replace_schema_metadata({"manifest": json.dumps(about)}), path)
 
     @classmethod
@@ -104,7 +129,7 @@ class Manifest:
             return cls(
                 dataset=about["dataset"],
                 vocabulary=Vocabulary(labels=about["labels"]),
-                root=Path(about["root"]),
+                sources=Sources.model_validate(about["sources"]),
                 seed=about["seed"],
                 table=table.replace_schema_metadata(None).cast(SCHEMA),
             )
@@ -113,9 +138,17 @@ class Manifest:
 
 
 def make_manifest(
-    dataset: str, clips: Iterable[Clip], vocabulary: Vocabulary, root: Path, *, seed: int = 0, where: str = "the list"
+    dataset: str,
+    clips: Iterable[Clip],
+    vocabulary: Vocabulary,
+    sources: Sources | Path,
+    *,
+    seed: int = 0,
+    where: str = "the list",
 ) -> Manifest:
     """Checks `clips` and puts them in the seeded shuffle that makes every shard a mixture of classes.
+
+    `sources` may be the folder that the clips' files lie in.
 
     The order depends on the set of clips and on `seed` alone, not on the order in which they were listed.
     `where` names the list in errors. Raises InputError on an empty list, a bad or repeated key, an unknown label.
@@ -132,7 +165,9 @@ def make_manifest(
             )
     order = np.random.default_rng(seed).permutation(len(rows)).tolist()
     table = pa.table({name: [getattr(rows[i], name) for i in order] for name in SCHEMA.names}, schema=SCHEMA)
-    return Manifest(dataset=dataset, vocabulary=vocabulary, root=root.resolve(), seed=seed, table=table)
+    if isinstance(sources, Path):
+        sources = Sources(kind="files", address=str(sources.resolve()))
+    return Manifest(dataset=dataset, vocabulary=vocabulary, sources=sources, seed=seed, table=table)
 
 
 def _check(clip: Clip, vocabulary: Vocabulary, where: str) -> None:

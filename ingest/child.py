@@ -1,0 +1,143 @@
+"""A helper process that answers requests in time or is killed: for code that may hang, crash or eat memory.
+
+A request is one line of JSON; a reply is the sizes of its two parts, JSON, and raw bytes. No pickles.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+# The helper ends itself so long after its time is up, should its parent have been killed meanwhile.
+GRACE_S = 5.0
+# A second of audio comes through the pipe at a time, and not 64 KiB.
+_PIPE_BYTES = 1 << 20
+_SIZES = struct.Struct("<IQ")
+
+Reply = tuple[dict[str, Any], bytes | memoryview]
+
+
+class ChildTimeoutError(Exception):
+    """The helper didn't answer in time, and was killed."""
+
+
+class ChildDiedError(Exception):
+    """The helper ended without an answer; the message says how."""
+
+
+class Child:
+    """Runs `python -m MODULE` when it is first asked something, and again after it died; not for several threads.
+
+    The module's `__main__` calls :func:`serve`.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests = self._replies = -1
+
+    def call(self, request: dict[str, Any], time_limit_s: float) -> tuple[dict[str, Any], bytearray]:
+        """The reply to `request` and its bytes. Raises ChildTimeoutError or ChildDiedError."""
+        process = self._running()
+        deadline = time.monotonic() + time_limit_s
+        answered = False
+        try:
+            # Far smaller than the pipe, so this does not block.
+            _write_all(self._requests, json.dumps({"time_limit_s": time_limit_s, **request}).encode() + b"\n")
+            header_size, content_size = _SIZES.unpack(self._read(_SIZES.size, deadline))
+            header: dict[str, Any] = json.loads(self._read(header_size, deadline))
+            content = self._read(content_size, deadline)
+            answered = True
+            return header, content
+        except TimeoutError as error:
+            raise ChildTimeoutError(f"no answer within {time_limit_s:g} s") from error
+        except (EOFError, BrokenPipeError) as error:
+            raise ChildDiedError(_how_it_ended(process)) from error
+        finally:
+            if not answered:  # on Ctrl-C too: a late reply must not be taken for the next one's
+                self.close()
+
+    def close(self) -> None:
+        """Kills the helper and what it started, if it runs."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self._requests)
+        os.close(self._replies)
+        self._process = None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+        if self._process is None:
+            child_reads, self._requests = os.pipe()
+            self._replies, child_writes = os.pipe()
+            fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", self._module],
+                    stdin=child_reads,
+                    stdout=child_writes,
+                    stderr=subprocess.DEVNULL,
+                    # A group of its own: Ctrl-C is for the parent, and it is killed with all that it started.
+                    start_new_session=True,
+                )
+            finally:
+                os.close(child_reads)
+                os.close(child_writes)
+        return self._process
+
+    def _read(self, num_bytes: int, deadline: float) -> bytearray:
+        content, got = bytearray(num_bytes), 0
+        poll = select.poll()
+        poll.register(self._replies, select.POLLIN)
+        while got < num_bytes:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0 or not poll.poll(1000 * remaining_s):
+                raise TimeoutError
+            size = os.readv(self._replies, [memoryview(content)[got:]])
+            if not size:
+                raise EOFError
+            got += size
+        return content
+
+
+def serve(answer: Callable[[dict[str, Any]], Reply], max_memory_bytes: int | None = None) -> None:
+    """The helper's side: answers requests until its input ends. What `answer` raises ends the helper."""
+    # Libraries may print; only replies may go to the pipe.
+    replies = os.dup(1)
+    os.dup2(2, 1)
+    if max_memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
+    # The default action ends the process even while C code is stuck.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, request.pop("time_limit_s") + GRACE_S)
+        header, content = answer(request)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        encoded = json.dumps(header).encode()
+        _write_all(replies, _SIZES.pack(len(encoded), len(content)) + encoded)
+        _write_all(replies, content)
+
+
+def _write_all(descriptor: int, content: bytes | memoryview) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    code = process.wait()
+    return f"ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with status {code}"

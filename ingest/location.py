@@ -1,0 +1,177 @@
+"""Where stores lie: a folder, or a prefix in an object store. One interface, whole files only.
+
+Names are relative, with '/'. A file appears whole or not at all. What goes wrong is an OSError (FileNotFoundError for what
+isn't there), whose text never holds credentials.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from ingest.atomic import atomic_path, exclusive, remove_stale
+
+
+class Location(ABC):
+    """A folder, local or not. Its text is the address that people gave, which opens it again elsewhere."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __str__(self) -> str:
+        return self.address
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Location) and self.address == other.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.address.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path | None:
+        """The folder on this machine's disks; None in an object store."""
+
+    @abstractmethod
+    def child(self, name: str) -> "Location":
+        """The location of a folder inside this one; it need not exist."""
+
+    @abstractmethod
+    def create(self) -> None:
+        """Makes sure that files can be written here."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+
+    @abstractmethod
+    def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
+        """A part of a file; shorter where the file ends before."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """The size of a file, None where there is none."""
+
+    @abstractmethod
+    def files(self, folder: str = "") -> list[str]:
+        """Sorted names, relative to this location, of all files under `folder`, at any depth, none where there is none.
+
+        Hidden ones (a part that starts with '.') are left out.
+        """
+
+    @abstractmethod
+    def folders(self, folder: str = "") -> list[str]:
+        """Sorted names, relative to this location, of the folders directly in `folder`, hidden ones left out."""
+
+    @abstractmethod
+    def writing(self, name: str) -> AbstractContextManager[Path]:
+        """Yields a path on this machine to write to; what was written appears as `name` unless an error comes out."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Removes a file, if there is one."""
+
+    @abstractmethod
+    def local_copy(self, name: str) -> AbstractContextManager[Path]:
+        """Yields a path on this machine that holds the file's content as long as the context lasts."""
+
+    @abstractmethod
+    def lock(self, work: str, name: str = "") -> AbstractContextManager[None]:
+        """Holds a lock that no other process gets, on this or another machine; ends with this process, however that ends.
+
+        Raises InputError, naming `work`, when another one holds it.
+        """
+
+    @abstractmethod
+    def remove_stale(self, folder: str = "") -> None:
+        """Removes what killed writers left in `folder`; call it only when no writer is at work there."""
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Replaces a file (text as UTF-8)."""
+        with self.writing(name) as path:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def exists(self, name: str) -> bool:
+        return self.size(name) is not None
+
+
+class LocalFolder(Location):
+    """A folder on this machine, or on a file system that all machines share."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    @property
+    def folder(self) -> Path:
+        return self._path
+
+    @property
+    def name(self) -> str:
+        return self._path.resolve().name
+
+    def child(self, name: str) -> "LocalFolder":
+        return LocalFolder(self._path / name)
+
+    def create(self) -> None:
+        self._path.mkdir(parents=True, exist_ok=True)
+
+    def read(self, name: str) -> bytes:
+        return (self._path / name).read_bytes()
+
+    def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
+        with (self._path / name).open("rb") as file:
+            file.seek(start)
+            return file.read(num_bytes)
+
+    def size(self, name: str) -> int | None:
+        path = self._path / name
+        return path.stat().st_size if path.is_file() else None
+
+    def files(self, folder: str = "") -> list[str]:
+        found = (path.relative_to(self._path) for path in (self._path / folder).rglob("*") if path.is_file())
+        return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+
+    def folders(self, folder: str = "") -> list[str]:
+        top = self._path / folder
+        found = [path for path in top.iterdir() if path.is_dir()] if top.is_dir() else []
+        return sorted(path.relative_to(self._path).as_posix() for path in found if not path.name.startswith("."))
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        path = self._path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            yield temporary
+
+    def delete(self, name: str) -> None:
+        (self._path / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def local_copy(self, name: str) -> Iterator[Path]:
+        yield self._path / name
+
+    def lock(self, work: str, name: str = "") -> AbstractContextManager[None]:
+        return exclusive(self._path, work, name)
+
+    def remove_stale(self, folder: str = "") -> None:
+        remove_stale(self._path / folder)
+
+
+def open_location(address: str | Path) -> Location:
+    """The location at a path or a URL (s3://, gs://, az://, file://).
+
+    Raises InputError for a URL of another kind, or one with credentials in it.
+    """
+    text = str(address)
+    if "://" not in text:
+        return LocalFolder(Path(text))
+    # Imported here: most stores are folders, and workers start faster without it.
+    from ingest.objectstore import open_object_store
+
+    return open_object_store(text)
