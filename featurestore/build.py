@@ -11,7 +11,14 @@ from torch import Tensor
 
 from featurestore.loader import sequential_batches
 from featurestore.store import Store
-from featurestore.teachercache import Output, TeacherAttributes, TeacherCache, cache_lock, create_cache
+from featurestore.teachercache import (
+    Output,
+    TeacherAttributes,
+    TeacherCache,
+    cache_lock,
+    create_cache,
+    write_cache_checksums,
+)
 from featurestore.teachers.base import FbankInput, Teacher, TeacherOutput, WaveformInput
 from featurestore.waveforms import read_waveform
 from ingest.ledger import ClipError
@@ -44,7 +51,7 @@ def build_teacher(store: Store, teacher: Teacher, name: str, *, with_tokens: boo
 
 def _build(store: Store, teacher: Teacher, name: str, with_tokens: bool) -> BuildResult:
     cache = _open_cache(store, teacher, name, with_tokens)
-    missing = {shard: cache.missing_rows(shard) for shard in range(store.file.num_shards)}
+    missing = {shard: cache.missing_rows(shard) for shard in range(store.snapshot.num_shards)}
     failures: list[str] = []
     with ProgressDisplay("clips", sum(map(len, missing.values()))) as display:
         for shard, rows in missing.items():
@@ -55,6 +62,7 @@ def _build(store: Store, teacher: Teacher, name: str, with_tokens: bool) -> Buil
                 for row in cache.missing_rows(shard).tolist():
                     reason = failed.get(row, "the teacher's output is not finite in float16")
                     failures.append(f"{store.clip(row).key}: {reason}")
+    write_cache_checksums(store, name)
     return BuildResult(cache, len(store) - len(failures), failures)
 
 
@@ -62,7 +70,7 @@ def _check_input(store: Store, teacher: Teacher, with_tokens: bool) -> None:
     if isinstance(teacher.input, FbankInput) and teacher.input.fbank != store.file.fbank:
         raise InputError(
             f"the teacher {teacher.name!r} takes fbanks of {teacher.input.fbank.num_frames} frames, and "
-            f"{store.root} holds {store.file.fbank.num_frames}: ingest the store again with another --num-frames"
+            f"{store.location} holds {store.file.fbank.num_frames}: ingest the store again with another --num-frames"
         )
     if isinstance(teacher.input, WaveformInput) and with_tokens:
         raise InputError(
@@ -118,7 +126,7 @@ def _fill(
     for batch_rows, batch in _inputs(store, teacher, rows, failures):
         results = _by_name(teacher.embed(batch))
         for output, array in values.items():
-            array[batch_rows % store.file.clips_per_shard] = results[output].float().cpu().numpy()
+            array[store.teacher_rows(batch_rows) % store.file.clips_per_shard] = results[output].float().cpu().numpy()
         display.advance(len(batch_rows), f"{len(failures)} failed")
     return failures
 

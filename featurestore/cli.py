@@ -10,11 +10,14 @@ from rich.text import Text
 
 from featurestore.build import build_teacher
 from featurestore.device import choose_device
+from featurestore.repair import repair as repair_store
+from featurestore.repair import teachers_to_build
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.teachers.registry import load_teacher
 from featurestore.verify import verify as find_problems
-from ingest.layout import TEACHER_FOLDER, choose_store
+from featurestore.verifyshard import Problem
+from ingest.layout import choose_store
 from manifests.console import run
 from manifests.errors import InputError
 
@@ -25,9 +28,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-StoreArgument = Annotated[Path | None, typer.Argument(help="The store's folder. Default: the only store under ./data.")]
+StoreArgument = Annotated[
+    str | None, typer.Argument(help="The store's folder or URL. Default: the only store under ./data.")
+]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="The store's folder. Default: the only store under ./data.")
+    str | None, typer.Option("--store", help="The store's folder or URL. Default: the only store under ./data.")
 ]
 MAX_PROBLEMS_SHOWN = 50
 
@@ -47,14 +52,38 @@ def verify(store: StoreArgument = None) -> None:
 
     Example: featurestore verify data/esc50
     """
-    opened = Store(choose_store(store))
-    problems = find_problems(opened)
-    for problem in problems[:MAX_PROBLEMS_SHOWN]:
-        print(problem)
+    location = choose_store(store)
+    problems = find_problems(location)
+    _print_problems(problems)
     if problems:
-        print(f"{opened.root}: {len(problems)} problems; delete a damaged shard's .parquet and ingest again to mend it")
+        print(f"{location}: {len(problems)} problems; `featurestore repair {location}` mends what can be made anew")
         raise typer.Exit(1)
-    print(f"{opened.root}: {len(opened)} clips in {opened.file.num_shards} shards, all as they should be")
+    opened = Store(location)
+    print(f"{location}: {len(opened)} clips in {opened.snapshot.num_shards} shards, all as they should be")
+
+
+@app.command()
+def repair(
+    store: StoreArgument = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Ray worker processes; 0: in this process. Default: one a core.")
+    ] = None,
+) -> None:
+    """Make damaged shards and indexes anew, from the sources, to the same bytes. Exit status 1 when something is left.
+
+    Example: featurestore repair data/esc50
+    """
+    location = choose_store(store)
+    result = repair_store(location, num_workers=workers)
+    if not result.found:
+        print(f"{location}: nothing to mend")
+        return
+    print(f"{location}: {len(result.found)} problems found; made anew: {', '.join(result.rebuilt) or 'no shard'}")
+    if result.left:
+        _print_problems(result.left)
+        for name in teachers_to_build(result.left):
+            print(f"the teacher cache {name} is mended by its `featurestore build-teacher` command, run again")
+        raise typer.Exit(1)
 
 
 @app.command("build-teacher")
@@ -93,20 +122,27 @@ def _cache_name(name: str) -> str:
     return name
 
 
+def _print_problems(problems: list[Problem]) -> None:
+    for problem in problems[:MAX_PROBLEMS_SHOWN]:
+        print(problem)
+    if len(problems) > MAX_PROBLEMS_SHOWN:
+        print(f"... and {len(problems) - MAX_PROBLEMS_SHOWN} more")
+
+
 def _print_info(store: Store) -> None:
     file, snapshot = store.file, store.snapshot
-    table = Table(show_header=False, title=Text(str(store.root)))
+    table = Table(show_header=False, title=Text(str(store.location)))
     table.add_row("dataset", file.dataset)
-    table.add_row("clips", f"{snapshot.num_clips} in shards, {file.num_clips_asked} asked for")
-    table.add_row("shards", f"{file.num_shards} of {file.clips_per_shard} clips")
+    table.add_row("clips", f"{snapshot.num_clips} in shards, {len(store.rows(asked=True))} asked for")
+    table.add_row("shards", f"{snapshot.num_shards} of up to {file.clips_per_shard} clips")
     table.add_row("fbank", f"{file.fbank.num_frames} frames x {file.fbank.num_mel_bins} mel, float16, not normalised")
     table.add_row("mean, std", f"{snapshot.mean:.4f}, {snapshot.std:.4f}")
     table.add_row("labels", f"{len(file.vocabulary)} classes, {'several' if store.is_multi_label else 'one'} a clip")
     table.add_row("splits", ", ".join(f"{name}: {len(store.rows(split=name))}" for name in store.splits) or "none")
     table.add_row("folds", ", ".join(f"{fold}: {len(store.rows(fold=fold))}" for fold in store.folds) or "none")
     table.add_row("snapshot", f"{snapshot.number}, fingerprint {snapshot.fingerprint}")
-    for path in sorted((store.root / TEACHER_FOLDER).glob("*.zarr")):
-        table.add_row(f"teacher {path.stem}", _teacher_line(store, path.stem))
+    for name in store.teachers:
+        table.add_row(f"teacher {name}", _teacher_line(store, name))
     Console(markup=False).print(table)
 
 

@@ -8,18 +8,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.order import ClipOrder
 from featurestore.reader import NUM_THREADS, ShardReader
+from featurestore.shardfiles import open_shard_files
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from manifests.errors import InputError
 
 NUM_READ_AHEAD = 3
+# Of an object store, read in the order of its shards, so many are downloaded ahead.
+NUM_SHARDS_AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,11 @@ class Loader:
     ) -> None:
         """`rows` are the clips to train on, `batch_size` is that of one rank. Raises InputError when there are none."""
         if not len(rows):
-            raise InputError(f"no clip of {store.root} is in the part asked for; see `featurestore info`")
+            raise InputError(f"no clip of {store.location} is in the part asked for; see `featurestore info`")
         self._source = _BatchSource(store, teacher, with_logits)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._seed, self._fingerprint = seed, store.snapshot.fingerprint
-        self.order = ClipOrder(rows, store.file.clips_per_shard, snapshot=store.snapshot.number, seed=seed)
+        self.order = ClipOrder(rows, store.shard_of(rows), snapshot=store.snapshot.number, seed=seed)
 
     def state(self, step: int) -> LoaderState:
         """The state before `step`."""
@@ -88,21 +91,39 @@ class Loader:
     def batches(self, start_step: int = 0, num_steps: int | None = None) -> Iterator[Batch]:
         """The batches of steps start_step, start_step + 1, ...; without end where `num_steps` is None."""
 
-        def all_rows() -> Iterator[NDArray[np.int64]]:
+        def all_parts() -> Iterator[_Part]:
             step = start_step
             while num_steps is None or step < start_step + num_steps:
-                yield self.order.batch(step, self._batch_size, self._rank, self._world_size)
+                now, coming = self.order.shards_around(step * self._world_size * self._batch_size)
+                rows = self.order.batch(step, self._batch_size, self._rank, self._world_size)
+                yield _Part(rows, now, coming)
                 step += 1
 
-        return self._source.read_ahead(all_rows())
+        return self._source.read_ahead(all_parts())
 
 
 def sequential_batches(
     store: Store, rows: NDArray[np.int64], batch_size: int, teacher: TeacherCache | None = None
 ) -> Iterator[Batch]:
     """Every clip of `rows` once, in order; the last batch is as long as what is left."""
-    parts = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-    return _BatchSource(store, teacher).read_ahead(parts)
+    shards = np.unique(store.shard_of(rows))
+
+    def all_parts() -> Iterator[_Part]:
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            now = np.unique(store.shard_of(part))
+            first_coming = int(np.searchsorted(shards, now[-1], side="right"))
+            yield _Part(part, now, shards[first_coming : first_coming + NUM_SHARDS_AHEAD])
+
+    return _BatchSource(store, teacher).read_ahead(all_parts())
+
+
+class _Part(NamedTuple):
+    """The rows of a batch, the shards in use with them, and those that will be soon."""
+
+    rows: NDArray[np.int64]
+    shards: NDArray[np.int64]
+    coming_shards: NDArray[np.int64]
 
 
 class _BatchSource:
@@ -113,7 +134,7 @@ class _BatchSource:
         self._with_logits = with_logits and teacher is not None
         self._fbanks, self._hogs = _BufferPool(), _BufferPool()
 
-    def read_ahead(self, parts: Iterator[NDArray[np.int64]]) -> Iterator[Batch]:
+    def read_ahead(self, parts: Iterator[_Part]) -> Iterator[Batch]:
         """Batches of `parts`, up to NUM_READ_AHEAD of them ahead of the consumer; its errors come out here."""
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(NUM_READ_AHEAD)
         stopped = threading.Event()
@@ -128,12 +149,18 @@ class _BatchSource:
             stopped.set()
             thread.join()
 
-    def _fill(self, parts: Iterator[NDArray[np.int64]], ready: "queue.Queue[Any]", stopped: threading.Event) -> None:
+    def _fill(self, parts: Iterator[_Part], ready: "queue.Queue[Any]", stopped: threading.Event) -> None:
         last: BaseException | None = None
         try:
-            with closing(ShardReader(self._store)) as reader, ThreadPoolExecutor(NUM_THREADS, "shard-reader") as pool:
-                for rows in parts:
-                    if not _put(ready, self._batch(rows, reader, pool), stopped):
+            with (
+                closing(open_shard_files(self._store)) as files,
+                closing(ShardReader(self._store, files)) as reader,
+                ThreadPoolExecutor(NUM_THREADS, "shard-reader") as pool,
+            ):
+                for part in parts:
+                    files.require_room(part.shards)
+                    files.prefetch([*part.shards.tolist(), *part.coming_shards.tolist()])
+                    if not _put(ready, self._batch(part.rows, reader, pool), stopped):
                         return
         except BaseException as error:  # handed to the consumer, who raises it
             last = error

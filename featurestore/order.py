@@ -60,19 +60,19 @@ class ClipOrder:
     def __init__(
         self,
         rows: NDArray[np.int64],
-        clips_per_shard: int,
+        shards: NDArray[np.int64],
         *,
         snapshot: int,
         seed: int,
         window: int = SHARDS_PER_WINDOW,
     ) -> None:
-        """`rows`: the clips chosen, ascending, as rows of the store."""
+        """`rows`: the clips chosen, ascending, as rows of the store; `shards`: the shard of each."""
         self._rows = rows
         self._name = f"{snapshot}:{seed}"
         self._window = window
-        shards, self._counts = np.unique(rows // clips_per_shard, return_counts=True)
+        self._shards, self._counts = np.unique(shards, return_counts=True)
         self._first = np.concatenate([[0], np.cumsum(self._counts)[:-1]]).astype(np.int64)
-        self._num_shards = len(shards)
+        self._num_shards = len(self._shards)
         self._epoch_layout = lru_cache(maxsize=2)(self._layout)
 
     def __len__(self) -> int:
@@ -90,6 +90,17 @@ class ClipOrder:
         """The rows of one rank's batch at one step."""
         first = (step * world_size + rank) * batch_size
         return self.rows(first, first + batch_size)
+
+    def shards_around(self, position: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The shards in use at a position of the stream, and those that come next."""
+        epoch, within = divmod(position, len(self))
+        order, _, window_ends = self._epoch_layout(epoch)
+        window = int(np.searchsorted(window_ends, within, side="right"))
+        first = window * self._window
+        now, coming = order[first : first + self._window], order[first + self._window : first + 2 * self._window]
+        if not len(coming):
+            coming = self._epoch_layout(epoch + 1)[0][: self._window]
+        return self._shards[now], self._shards[coming]
 
     def _layout(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """This epoch's order of shards, the stream positions at which they end, and at which windows of them end."""

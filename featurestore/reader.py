@@ -1,4 +1,4 @@
-"""Reads clips from local shards by offset: one system call a clip, straight into the batch."""
+"""Reads clips from shards by offset: one system call a clip, straight into the batch."""
 
 import os
 from collections import OrderedDict
@@ -9,6 +9,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.shardfiles import ShardFiles
 from featurestore.store import Store
 from manifests.errors import InputError
 
@@ -21,8 +22,8 @@ FLOAT16_BYTES = 2
 class ShardReader:
     """Reads fbanks and HOG of clips by row; safe to use from several threads."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, files: ShardFiles) -> None:
+        self._store, self._files = store, files
         self._lock = Lock()
         self._open: OrderedDict[int, _OpenFile] = OrderedDict()
         spec, hog = store.file.fbank, store.file.hog
@@ -35,7 +36,7 @@ class ShardReader:
         # The padding and headers between a clip's fbank and its HOG, the same for all clips; read and thrown away.
         gaps = np.unique(self._hog_offset[ok] - self._fbank_offset[ok] - fbank_bytes)
         if len(gaps) != 1 or gaps[0] < 0:
-            raise InputError(f"{store.root}: fbank and HOG don't lie side by side; run `featurestore verify`")
+            raise InputError(f"{store.location}: fbank and HOG don't lie side by side; run `featurestore verify`")
         self._gap = bytearray(int(gaps[0]))
 
     def read(
@@ -51,31 +52,30 @@ class ShardReader:
     def _read_some(
         self, slots: Sequence[int], rows: NDArray[np.int64], fbanks: NDArray[np.float16], hogs: NDArray[np.float16]
     ) -> None:
-        clips_per_shard = self._store.file.clips_per_shard
+        shards = self._store.shard_of(rows)
         for slot in slots:
-            row = int(rows[slot])
-            shard = row // clips_per_shard
+            row, shard = int(rows[slot]), int(shards[slot])
             wanted = fbanks[slot].nbytes + len(self._gap) + hogs[slot].nbytes
             buffers = [fbanks[slot].data, self._gap, hogs[slot].data]
             file = self._file(shard)
             try:
                 got = os.preadv(file.descriptor, buffers, int(self._fbank_offset[row]))
             except OSError as error:
-                raise InputError(
-                    f"{self._store.tar(shard)} can't be read at clip {self._store.clip(row).key} ({error.strerror}): "
-                    "run `featurestore verify`"
-                ) from error
+                raise self._unreadable(row, shard, f"can't be read ({error.strerror})") from error
             if got != wanted:
-                raise InputError(
-                    f"{self._store.tar(shard)} ends inside clip {self._store.clip(row).key}: "
-                    "run `featurestore verify`, delete the shard's .parquet and run the ingest command again"
-                )
+                raise self._unreadable(row, shard, "ends")
+
+    def _unreadable(self, row: int, shard: int, what: str) -> InputError:
+        return InputError(
+            f"{self._store.location}/{self._store.tar_name(shard)} {what} inside clip {self._store.clip(row).key}: run "
+            "`featurestore verify`, and `featurestore repair` to mend it"
+        )
 
     def _file(self, shard: int) -> "_OpenFile":
         with self._lock:
             file = self._open.get(shard)
             if file is None:
-                file = self._open[shard] = _OpenFile(_open(self._store, shard))
+                file = self._open[shard] = _OpenFile(self._files.open(shard))
                 if len(self._open) > MAX_OPEN_SHARDS:
                     self._open.popitem(last=False)
             else:
@@ -95,20 +95,3 @@ class _OpenFile:
 
     def __del__(self) -> None:
         os.close(self.descriptor)
-
-
-def _open(store: Store, shard: int) -> int:
-    try:
-        descriptor = os.open(store.tar(shard), os.O_RDONLY)
-    except OSError as error:
-        raise InputError(
-            f"{store.tar(shard)} can't be opened ({error.strerror}); run the ingest command again to make it anew"
-        ) from error
-    size = os.fstat(descriptor).st_size
-    if size != store.tar_sizes[shard]:
-        os.close(descriptor)
-        raise InputError(
-            f"{store.tar(shard)} has {size} bytes, and its index says {store.tar_sizes[shard]}: it is damaged, or was "
-            "made anew meanwhile; run `featurestore verify`, and the ingest command again to mend it"
-        )
-    return descriptor

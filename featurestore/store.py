@@ -1,73 +1,92 @@
 """An open store: which clips its snapshot holds, their labels, and where their arrays lie in the shards."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ingest.layout import (
-    MANIFEST_FILE,
-    STORE_FILE,
-    TEACHER_FOLDER,
-    Snapshot,
-    StoreFile,
-    read_store_file,
-    sidecar_path,
-    tar_path,
-)
+from ingest.index import read_index
+from ingest.layout import MANIFEST_FILE, STORE_FILE, TEACHER_FOLDER, Snapshot, StoreFile, read_store_file
+from ingest.location import Location, open_location
 from ingest.shards import read_sidecar
-from manifests.clips import Clip, Manifest
+from ingest.sources import ClipSources, open_sources
+from manifests.clips import Clip
 from manifests.errors import InputError
+from manifests.parts import ManifestFile
+
+# Sidecars are read again only when a caller jumps between more shards than these.
+MAX_SIDECARS_IN_MEMORY = 4
 
 
 class Store:
-    """A finished store, opened for reading.
+    """A snapshot of a store, opened for reading.
 
-    A clip is named by its row: the row of the manifest, which is shard number x clips_per_shard + position, and also
-    the row of every teacher array. Clips that failed have rows too; `ok` tells them apart.
+    A clip is named by its row: the row of the manifest and of the index. Clips that failed have rows too; `ok` tells them
+    apart. Only the columns that are asked for are read, so that two million rows open in a second.
     """
 
-    def __init__(self, root: Path) -> None:
-        """Opens the store at `root`. Raises InputError when there is none, or it is unfinished or damaged."""
-        self.root = root
-        self.file: StoreFile = read_store_file(root)
-        if not self.file.snapshots:
-            raise InputError(f"the store {root} is not finished; run its ingest command again to go on")
-        self.snapshot: Snapshot = self.file.snapshots[-1]
-        self.manifest = Manifest.read(root / MANIFEST_FILE)
-        if self.manifest.table.num_rows != self.file.num_clips_asked:
-            raise InputError(f"{root}: {MANIFEST_FILE} and {STORE_FILE} disagree; run the ingest command again")
-        self.ledger = self._read_ledger()
-        self.ok: NDArray[np.bool_] = self.ledger["ok"].to_numpy()
+    def __init__(self, address: Location | Path | str, snapshot: int | None = None) -> None:
+        """Opens the store at `address`, in its last snapshot or the one of that number.
 
-    def _read_ledger(self) -> pa.Table:
-        parts = []
-        self.tar_sizes: list[int] = []
-        for shard in range(self.snapshot.num_shards):
-            sidecar = read_sidecar(sidecar_path(self.root, self.file, shard))
-            if sidecar is None:
-                raise InputError(
-                    f"{self.root} lacks the sidecar of shard {self.file.shard_stem(shard)}; "
-                    "run the ingest command again to make the shard anew"
-                )
-            parts.append(sidecar.ledger)
-            self.tar_sizes.append(sidecar.tar_size)
-        ledger = pa.concat_tables(parts).combine_chunks()
-        if not ledger["key"].equals(self.manifest.table["key"]):
+        Raises InputError when there is none, or it is unfinished or damaged.
+        """
+        self.location = open_location(address)
+        self.file: StoreFile = read_store_file(self.location)
+        self.snapshot: Snapshot = _choose_snapshot(self.location, self.file, snapshot)
+        num_rows = self.snapshot.num_clips_asked
+        try:
+            content = pa.BufferReader(self.location.read(MANIFEST_FILE))
+        except OSError as error:
             raise InputError(
-                f"{self.root}: the ledgers and {MANIFEST_FILE} name other clips; delete it and ingest anew"
+                f"{self.location}/{MANIFEST_FILE} can't be read ({error.strerror or error}); run the ingest command again"
+            ) from error
+        self._manifest = ManifestFile(content, f"{self.location}/{MANIFEST_FILE}")
+        index = read_index(self.location, columns=("key", "ok", "fbank_offset", "hog_offset"))
+        self._index = index.table.slice(0, num_rows).combine_chunks()
+        self.shards = index.shards[: self.snapshot.num_shards]
+        self._check(num_rows)
+        self._shard_rows = list(self.file.shard_rows())[: self.snapshot.num_shards]
+        self._first_row = np.array([first for _, first, _ in self._shard_rows], np.int64)
+        self.ok: NDArray[np.bool_] = self._index["ok"].to_numpy()
+        self._sources: dict[int, ClipSources] = {}
+        self._sidecar = lru_cache(MAX_SIDECARS_IN_MEMORY)(self._read_sidecar)
+
+    def _check(self, num_rows: int) -> None:
+        expected = [part.num_clips_asked for part in self.file.parts[: self.snapshot.num_parts]]
+        if self._manifest.part_sizes[: len(expected)] != expected or self._index.num_rows != num_rows:
+            raise InputError(
+                f"{self.location}: {MANIFEST_FILE} and {STORE_FILE} disagree; run the ingest command again"
             )
-        return ledger
+        if len(self.shards) != self.snapshot.num_shards or not self._index["key"].equals(self.column("key")):
+            raise InputError(
+                f"{self.location}: the index and {MANIFEST_FILE} name other clips; run `featurestore verify`"
+            )
+        # Millions of names are only wanted a batch at a time: they stay in the manifest's column.
+        self._index = self._index.drop_columns(["key"])
 
     def __len__(self) -> int:
         """Clips in the shards."""
         return self.snapshot.num_clips
 
     @property
+    def root(self) -> Path:
+        """The store's folder. Raises InputError for a store that is not on this machine's disks."""
+        if self.location.folder is None:
+            raise InputError(
+                f"{self.location} is no folder on this machine, which is needed here; copy the store to one"
+            )
+        return self.location.folder
+
+    @property
     def num_classes(self) -> int:
         return len(self.file.vocabulary)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of the manifest, a value a row."""
+        return self._manifest.columns(name, num_rows=self.snapshot.num_clips_asked)[name]
 
     @cached_property
     def fbank_offset(self) -> NDArray[np.int64]:
@@ -80,12 +99,38 @@ class Store:
         return self._offsets("hog_offset")
 
     def _offsets(self, column: str) -> NDArray[np.int64]:
-        offsets: NDArray[np.int64] = self.ledger[column].fill_null(-1).to_numpy()
+        offsets: NDArray[np.int64] = self._index[column].fill_null(-1).to_numpy()
         return offsets
 
     def clip(self, row: int) -> Clip:
         """The manifest's clip of a row."""
-        return next(self.manifest.clips(row, row + 1))
+        (found,) = self._clips.slice(row, 1).to_pylist()
+        return Clip(**{**found, "labels": tuple(found["labels"])})
+
+    @cached_property
+    def _clips(self) -> pa.Table:
+        return self._manifest.columns(num_rows=self.snapshot.num_clips_asked)
+
+    def sources(self, row: int) -> ClipSources:
+        """What finds the source of a row's clip. Raises InputError when the sources' folder is gone."""
+        part, _, _ = self._shard_rows[int(self.shard_of(np.array([row]))[0])]
+        if part not in self._sources:
+            self._sources[part] = open_sources(self._manifest.sources[part])
+        return self._sources[part]
+
+    def ledger(self, row: int) -> dict[str, Any]:
+        """All that a row's sidecar says of its clip, by the ledger's columns."""
+        shard = int(self.shard_of(np.array([row]))[0])
+        (found,) = self._sidecar(shard).slice(row - int(self._first_row[shard]), 1).to_pylist()
+        return dict(found)
+
+    def _read_sidecar(self, shard: int) -> pa.Table:
+        sidecar = read_sidecar(self.location, self.file.sidecar_name(shard))
+        if sidecar is None:
+            raise InputError(
+                f"{self.location} lacks the sidecar of shard {self.file.shard_stem(shard)}; run `featurestore repair`"
+            )
+        return sidecar.ledger
 
     def keys(self, rows: NDArray[np.int64]) -> list[str]:
         keys: list[str] = self._keys.take(pa.array(rows)).to_pylist()
@@ -93,7 +138,7 @@ class Store:
 
     @cached_property
     def _keys(self) -> pa.Array:
-        return self.manifest.table["key"].combine_chunks()
+        return self.column("key").combine_chunks()
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Multi-hot labels (len(rows), num_classes), in the vocabulary's order."""
@@ -108,7 +153,7 @@ class Store:
     @cached_property
     def _label_lists(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The labels of row r are positions[starts[r] : starts[r + 1]]."""
-        column = self.manifest.table["labels"].combine_chunks()
+        column = self.column("labels").combine_chunks()
         starts = np.concatenate([[0], np.cumsum(column.value_lengths().to_numpy(), dtype=np.int64)])
         names = column.flatten().dictionary_encode()
         lookup = np.array(self.file.vocabulary.indices(names.dictionary.to_pylist()), np.int64)
@@ -122,29 +167,68 @@ class Store:
         return bool((np.diff(starts) > 1).any())
 
     def rows(self, *, split: str | None = None, fold: int | None = None, asked: bool = False) -> NDArray[np.int64]:
-        """Rows of the clips of a split and fold (None: of all); with `asked` those that failed as well."""
-        table = self.manifest.table
-        chosen = np.ones(len(self.ok), bool) if asked else self.ok.copy()
+        """Rows of the clips of a split and fold (None: of all); with `asked` those that failed as well, once each."""
+        chosen = self._asked if asked else self.ok.copy()
         if split is not None:
-            chosen &= np.array(table["split"].to_pylist(), dtype=object) == split
+            chosen &= self.column("split").fill_null("").to_numpy() == split
         if fold is not None:
-            chosen &= table["fold"].fill_null(-1).to_numpy() == fold
+            chosen &= self.column("fold").fill_null(-1).to_numpy() == fold
         return np.flatnonzero(chosen)
+
+    @property
+    def _asked(self) -> NDArray[np.bool_]:
+        """One row of every clip: the last one, of a clip that was tried again."""
+        chosen = np.ones(len(self.ok), bool)
+        if self.snapshot.num_parts > 1:
+            codes = self._keys.dictionary_encode().indices.to_numpy()
+            last = np.zeros(codes.max() + 1, np.int64)
+            last[codes] = np.arange(len(codes))
+            chosen = last[codes] == np.arange(len(codes))
+        return chosen
 
     @cached_property
     def splits(self) -> list[str]:
-        return sorted(name for name in self.manifest.table["split"].unique().to_pylist() if name is not None)
+        return sorted(name for name in self.column("split").unique().to_pylist() if name is not None)
 
     @cached_property
     def folds(self) -> list[int]:
-        return sorted(fold for fold in self.manifest.table["fold"].unique().to_pylist() if fold is not None)
+        return sorted(fold for fold in self.column("fold").unique().to_pylist() if fold is not None)
 
     def shard_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return rows // self.file.clips_per_shard
+        """The shards in which rows lie."""
+        return np.searchsorted(self._first_row, rows, side="right") - 1
 
-    def tar(self, shard: int) -> Path:
-        return tar_path(self.root, self.file, shard)
+    def rows_of_shard(self, shard: int) -> NDArray[np.int64]:
+        """A shard's rows, of clips that failed too."""
+        _, first, stop = self._shard_rows[shard]
+        return np.arange(first, stop)
 
-    def teacher_path(self, name: str) -> Path:
-        """Where the cache of a teacher lies."""
-        return self.root / TEACHER_FOLDER / f"{name}.zarr"
+    def teacher_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of teacher arrays: shard number x clips_per_shard + position, so that a chunk belongs to one shard."""
+        shards = self.shard_of(rows)
+        teacher_rows: NDArray[np.int64] = shards * self.file.clips_per_shard + rows - self._first_row[shards]
+        return teacher_rows
+
+    def tar_name(self, shard: int) -> str:
+        return self.file.tar_name(shard)
+
+    def teacher_name(self, name: str) -> str:
+        """Where the cache of a teacher lies in the store."""
+        return f"{TEACHER_FOLDER}/{name}.zarr"
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names of the teacher caches."""
+        folders = self.location.folders(TEACHER_FOLDER)
+        return [Path(folder).stem for folder in folders if folder.endswith(".zarr")]
+
+
+def _choose_snapshot(location: Location, file: StoreFile, number: int | None) -> Snapshot:
+    if not file.snapshots:
+        raise InputError(f"the store {location} is not finished; run its ingest command again to go on")
+    if number is None:
+        return file.snapshots[-1]
+    for snapshot in file.snapshots:
+        if snapshot.number == number:
+            return snapshot
+    raise InputError(f"{location} has no snapshot {number}; it has: 1 to {file.snapshots[-1].number}")

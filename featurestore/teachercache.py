@@ -1,9 +1,8 @@
 """A teacher's outputs for every clip of a store, in Zarr v3: one Zarr chunk belongs to one tar."""
 
-import shutil
+import hashlib
 from collections import OrderedDict
 from contextlib import AbstractContextManager
-from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
@@ -14,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from featurestore.store import Store
-from ingest.atomic import TEMPORARY_SUFFIX, exclusive
+from ingest.layout import CHECKSUM_FILE, TEACHER_FOLDER
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 
 FORMAT: Literal[1] = 1
 Output = Literal["embedding", "logits", "tokens"]
 OUTPUTS: tuple[Output, ...] = ("embedding", "logits", "tokens")
+# Attributes that change when clips are appended to the store.
+OF_THE_STORE = ("store_fingerprint", "snapshot")
 # Decoded chunks kept in memory: more than the shards that the loader has in use at a time.
 MAX_CHUNKS_IN_MEMORY = 48
 
@@ -44,26 +45,44 @@ class TeacherCache:
 
     def __init__(self, store: Store, name: str, *, writable: bool = False) -> None:
         """Opens the cache `name` of `store`. Raises InputError when there is none or it belongs to another store."""
-        self._store = store
-        self.path = store.teacher_path(name)
-        if not self.path.is_dir():
-            made = ", ".join(sorted(path.stem for path in self.path.parent.glob("*.zarr"))) or "none"
+        self._store, self.name = store, name
+        self.path = f"{store.location}/{store.teacher_name(name)}"
+        if name not in store.teachers:
+            made = ", ".join(store.teachers) or "none"
             raise InputError(
-                f"{store.root} has no cache of a teacher {name!r} (there are: {made}); "
+                f"{store.location} has no cache of a teacher {name!r} (there are: {made}); "
                 f"make it with `featurestore build-teacher --model ...`"
             )
-        group = _open_group(self.path, "r+" if writable else "r")
-        self.attributes = _attributes(group, self.path)
-        if self.attributes.store_fingerprint != store.snapshot.fingerprint:
+        self._group = _open_group(store, name, "r+" if writable else "r")
+        self.attributes = _attributes(self._group, self.path)
+        fingerprints = {snapshot.fingerprint: snapshot.number for snapshot in store.file.snapshots}
+        if self.attributes.store_fingerprint not in fingerprints:
             raise InputError(
                 f"{self.path} was made from another content of the store (fingerprint "
                 f"{self.attributes.store_fingerprint[:12]}, the store's is {store.snapshot.fingerprint[:12]}); "
                 "delete it and run `featurestore build-teacher` again"
             )
-        self._arrays = _open_arrays(group, self.path, store.file.num_shards * store.file.clips_per_shard)
+        self._arrays = _open_arrays(self._group, self.path)
+        if not writable and self._num_rows < _num_rows(store):
+            raise InputError(
+                f"{self.path} was made from snapshot {fingerprints[self.attributes.store_fingerprint]}, and lacks the clips "
+                "that were appended since; run its `featurestore build-teacher` command again"
+            )
         # Loaders for training and evaluation read one cache at the same time.
         self._lock = Lock()
         self._chunks: OrderedDict[tuple[Output, int], NDArray[np.float16]] = OrderedDict()
+
+    @property
+    def _num_rows(self) -> int:
+        return min(int(array.shape[0]) for array in self._arrays.values())
+
+    def extend(self, attributes: TeacherAttributes) -> None:
+        """Makes room for the clips that were appended to the store; their rows are NaN."""
+        if self.attributes.store_fingerprint != attributes.store_fingerprint:
+            for array in self._arrays.values():
+                array.resize((max(array.shape[0], _num_rows(self._store)), *array.shape[1:]))
+            self._group.attrs.update(attributes.model_dump(mode="json"))
+            self.attributes = attributes
 
     @property
     def embedding_dim(self) -> int:
@@ -79,7 +98,7 @@ class TeacherCache:
 
     def _gather(self, output: Output, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         values = np.empty((len(rows), *self._array(output).shape[1:]), np.float32)
-        shards, positions = np.divmod(rows, self._store.file.clips_per_shard)
+        shards, positions = np.divmod(self._store.teacher_rows(rows), self._store.file.clips_per_shard)
         for shard in np.unique(shards):
             inside = shards == shard
             values[inside] = self._chunk(output, int(shard))[positions[inside]]
@@ -109,11 +128,11 @@ class TeacherCache:
 
     def missing_rows(self, shard: int) -> NDArray[np.int64]:
         """The rows of a shard's clips that lack a finite value in some array; all of them where a chunk is torn."""
-        ok = self._store.ok[self._rows(shard)]
-        lacking = np.zeros(len(ok), bool)
+        rows = self._store.rows_of_shard(shard)
+        lacking = np.zeros(len(rows), bool)
         for values in self.shard_values(shard).values():
-            lacking |= ~np.isfinite(values[: len(ok)].reshape(len(ok), -1)).all(1)
-        return np.flatnonzero(ok & lacking) + shard * self._store.file.clips_per_shard
+            lacking |= ~np.isfinite(values[: len(rows)].reshape(len(rows), -1)).all(1)
+        return rows[self._store.ok[rows] & lacking]
 
     def has_shard(self, shard: int) -> bool:
         """Whether every clip of a shard has finite values in all arrays."""
@@ -153,9 +172,9 @@ class TeacherCache:
 
 def cache_lock(store: Store, name: str) -> AbstractContextManager[None]:
     """Keeps a second process from building the same cache."""
-    path = store.teacher_path(name)
-    path.parent.mkdir(exist_ok=True)
-    return exclusive(path.parent, "build-teacher", path.stem)
+    teachers = store.location.child(TEACHER_FOLDER)
+    teachers.create()
+    return teachers.lock("build-teacher", name)
 
 
 def create_cache(
@@ -165,56 +184,77 @@ def create_cache(
 
     Raises InputError when the one there is comes from another checkpoint, input or content of the store.
     """
-    path = store.teacher_path(name)
-    if path.exists():
+    if name in store.teachers and not _is_half_made(store, name):
         cache = TeacherCache(store, name, writable=True)
         # As JSON, which knows no tuples, so that what was read equals what was written.
         wanted, found = attributes.model_dump(mode="json"), cache.attributes.model_dump(mode="json")
-        differing = [field for field in wanted if wanted[field] != found[field]]
+        differing = [field for field in wanted if field not in OF_THE_STORE and wanted[field] != found[field]]
         if sorted(cache.outputs) != sorted(row_shapes):
             differing.append("outputs")
         if differing:
-            raise InputError(f"{path} is another cache: it differs in {', '.join(differing)}; delete it or use --name")
+            raise InputError(
+                f"{cache.path} is another cache: it differs in {', '.join(differing)}; delete it or use --name"
+            )
+        cache.extend(attributes)
         return cache
     rows = store.file.clips_per_shard
-    # Made aside and renamed: a kill leaves either no cache or one with all its arrays and attributes.
-    temporary = path.with_name(f".{name}{TEMPORARY_SUFFIX}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    group = zarr.open_group(temporary, mode="w", zarr_format=3)
+    folder = store.teacher_name(name)
+    store.location.delete_folder(folder)
+    group = zarr.open_group(store.location.zarr_store(folder), mode="w", zarr_format=3)
     for output, shape in row_shapes.items():
         group.create_array(
             output,
-            shape=(store.file.num_shards * rows, *shape),
+            shape=(_num_rows(store), *shape),
             chunks=(rows, *shape),
             dtype=np.float16,
             fill_value=np.nan,
             compressors=[ZstdCodec(level=3), Crc32cCodec()],
         )
+    # Last: a group without them was left by a kill, and is made anew.
     group.attrs.update(attributes.model_dump(mode="json"))
-    temporary.rename(path)
     return TeacherCache(store, name, writable=True)
 
 
-def _open_group(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
+def write_cache_checksums(store: Store, name: str) -> None:
+    """Writes SHA256SUMS of a cache's metadata; its chunks hold checksums of their own."""
+    folder = store.location.child(store.teacher_name(name))
+    names = [file for file in folder.files() if file.endswith("zarr.json")]
+    lines = [f"{hashlib.sha256(folder.read(file)).hexdigest()}  {file}\n" for file in names]
+    folder.write(CHECKSUM_FILE, "".join(lines))
+
+
+def _num_rows(store: Store) -> int:
+    return store.snapshot.num_shards * store.file.clips_per_shard
+
+
+def _is_half_made(store: Store, name: str) -> bool:
     try:
-        return zarr.open_group(path, mode=mode, zarr_format=3)
+        return not dict(_open_group(store, name, "r").attrs)
+    except InputError:
+        # Without even a group: a kill came first, unless there is something in it that isn't ours to remove.
+        return not store.location.files(store.teacher_name(name))
+
+
+def _open_group(store: Store, name: str, mode: Literal["r", "r+"]) -> zarr.Group:
+    path = f"{store.location}/{store.teacher_name(name)}"
+    try:
+        return zarr.open_group(store.location.zarr_store(store.teacher_name(name)), mode=mode, zarr_format=3)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a Zarr v3 group ({error}); delete it and build the teacher again") from error
 
 
-def _attributes(group: zarr.Group, path: Path) -> TeacherAttributes:
+def _attributes(group: zarr.Group, path: str) -> TeacherAttributes:
     try:
         return TeacherAttributes.model_validate(dict(group.attrs))
     except ValidationError as error:
         raise InputError(f"{path} is half-made or not a teacher's cache; delete it and build it again") from error
 
 
-def _open_arrays(group: zarr.Group, path: Path, num_rows: int) -> dict[Output, Any]:
+def _open_arrays(group: zarr.Group, path: str) -> dict[Output, Any]:
     try:
         arrays: dict[Output, Any] = {name: group[name] for name in OUTPUTS if name in group}
-        whole = "embedding" in arrays and all(array.shape[0] == num_rows for array in arrays.values())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it and build it again") from error
-    if not whole:
-        raise InputError(f"{path} is not whole, its embeddings or some rows are missing; delete it and build it again")
+    if "embedding" not in arrays:
+        raise InputError(f"{path} is not whole, its embeddings are missing; delete it and build it again")
     return arrays

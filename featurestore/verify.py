@@ -1,174 +1,185 @@
 """Checks a store against itself: hashes, members, shapes, values, index against tar, teacher caches."""
 
 import hashlib
-import io
-import json
-import tarfile
-import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
-from ingest.atomic import TEMPORARY_SUFFIX
-from ingest.featurise import file_sha256
-from ingest.layout import CHECKSUM_FILE, MANIFEST_FILE, SHARD_FOLDER, STORE_FILE, TEACHER_FOLDER, sidecar_path
-from ingest.ledger import LedgerRow
+from featurestore.verifyshard import Expected, Problem, check_shard
+from ingest.book import read_parts
+from ingest.index import Index, make_snapshot, read_checksums, read_index
+from ingest.layout import (
+    CHECKSUM_FILE,
+    INDEX_FILE,
+    MANIFEST_FILE,
+    SOURCE_FOLDERS,
+    STORE_FILE,
+    TEACHER_FOLDER,
+    StoreFile,
+    read_store_file,
+)
+from ingest.location import Location
 from ingest.progress import ProgressDisplay
-from ingest.shards import read_sidecar
+from manifests.clips import Manifest
 from manifests.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something wrong: in which file, with which clip (None: the whole file), and what."""
+def verify(location: Location) -> list[Problem]:
+    """Everything that is wrong with the published part of a store; reads all of it.
 
-    where: str
-    key: str | None
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}" if self.key is None else f"{self.where}: clip {self.key}: {self.what}"
-
-
-def verify(store: Store) -> list[Problem]:
-    """Everything that is wrong with a store; reads all of it."""
-    problems = list(_check_sums(store.root))
-    if store.manifest.sha256 != store.file.manifest_sha256:
-        problems.append(Problem(MANIFEST_FILE, None, f"its rows are not those that {STORE_FILE} names by their hash"))
-    with ProgressDisplay("shards", store.file.num_shards) as display:
-        for shard in range(store.file.num_shards):
-            problems += _check_shard(store, shard)
+    Raises InputError where there is no store, or it has no snapshot, or store.json can't be read.
+    """
+    store = read_store_file(location)
+    if not store.snapshots:
+        raise InputError(f"the store {location} is not finished; run its ingest command again to go on")
+    problems: list[Problem] = []
+    index, parts = _read_index(location, problems), _read_parts(location, store, problems)
+    problems += _check_sums(location, store, index)
+    problems += _check_snapshots(store, index, parts)
+    with ProgressDisplay("shards", store.num_shards_published) as display:
+        for shard, (part, first, stop) in enumerate(list(store.shard_rows())[: store.num_shards_published]):
+            rows = None if index is None else index.table.slice(first, stop - first)
+            expected = Expected(
+                entry=index.shards[shard] if index is not None and shard < len(index.shards) else None,
+                index=rows,
+                keys=_keys(parts, store, part, first, stop),
+                recipe_sha256=store.recipe_sha256(part),
+            )
+            problems += check_shard(location, store, shard, expected)
             display.advance(1, f"{len(problems)} problems")
-    for path in sorted((store.root / TEACHER_FOLDER).glob("*.zarr")):
-        problems += _check_teacher(store, path)
+    if not any(problem.where in (STORE_FILE, MANIFEST_FILE, INDEX_FILE) for problem in problems):
+        problems += _check_teachers(location)
     return problems
 
 
-def _check_sums(root: Path) -> Iterator[Problem]:
-    """The files that SHA256SUMS lists; of the tars, hashed later with their members, only what it says of them."""
-    path = root / CHECKSUM_FILE
-    if not path.is_file():
-        yield Problem(CHECKSUM_FILE, None, "is missing")
-        return
+def _read_index(location: Location, problems: list[Problem]) -> Index | None:
     try:
-        lines = [line.split("  ", 1) for line in path.read_text().splitlines()]
-        listed = {name: digest for digest, name in lines}
-    except ValueError:  # UnicodeDecodeError is one, too
-        yield Problem(CHECKSUM_FILE, None, "is damaged: run the ingest command again")
+        return read_index(location)
+    except InputError as error:
+        problems.append(Problem(INDEX_FILE, None, str(error)))
+        return None
+
+
+def _read_parts(location: Location, store: StoreFile, problems: list[Problem]) -> list[Manifest] | None:
+    try:
+        return read_parts(location, store)
+    except InputError as error:
+        problems.append(Problem(MANIFEST_FILE, None, str(error)))
+        return None
+
+
+def _keys(parts: list[Manifest] | None, store: StoreFile, part: int, first: int, stop: int) -> list[str] | None:
+    if parts is None:
+        return None
+    offset = sum(earlier.num_clips_asked for earlier in store.parts[:part])
+    keys: list[str] = parts[part].table["key"].slice(first - offset, stop - first).to_pylist()
+    return keys
+
+
+def _check_sums(location: Location, store: StoreFile, index: Index | None) -> Iterator[Problem]:
+    """The files that SHA256SUMS lists, but for the tars, which are hashed with their members, and files that it lacks."""
+    try:
+        listed = read_checksums(location)
+    except InputError as error:
+        yield Problem(CHECKSUM_FILE, None, str(error))
         return
+    there = [name for name in location.files() if not _is_beside(name)]
+    pending = {
+        name
+        for shard in range(store.num_shards_published, store.num_shards)
+        for name in (store.tar_name(shard), store.sidecar_name(shard))
+    }
+    entries = () if index is None else index.shards
+    recorded = {store.tar_name(shard): entry.tar_sha256 for shard, entry in enumerate(entries)}
     for name, digest in listed.items():
         if name.endswith(".tar"):
-            if _recorded_sha256(root / name) not in (None, digest):
-                yield Problem(name, None, f"its sha256 in {CHECKSUM_FILE} is not the sidecar's")
-        elif not (root / name).is_file():
+            if recorded.get(name, digest) != digest:
+                yield Problem(CHECKSUM_FILE, None, f"its sha256 of {name} is not the index's")
+        elif name not in there:
             yield Problem(name, None, "is missing")
-        elif file_sha256(root / name) != digest:
+        elif hashlib.sha256(location.read(name)).hexdigest() != digest:
             yield Problem(name, None, f"its sha256 is not the one in {CHECKSUM_FILE}")
-    for extra in sorted((root / SHARD_FOLDER).iterdir()):
-        if extra.relative_to(root).as_posix() not in listed and not extra.name.endswith(TEMPORARY_SUFFIX):
-            yield Problem(extra.relative_to(root).as_posix(), None, f"is not in {CHECKSUM_FILE}")
-
-
-def _recorded_sha256(tar: Path) -> str | None:
-    try:
-        sidecar = read_sidecar(tar.with_suffix(".parquet"))
-    except InputError:
-        return None  # the check of the shard tells
-    return None if sidecar is None else sidecar.tar_sha256
-
-
-def _check_shard(store: Store, shard: int) -> list[Problem]:
-    path = store.tar(shard)
-    where = path.relative_to(store.root).as_posix()
-    try:
-        sidecar = read_sidecar(sidecar_path(store.root, store.file, shard))
-        rows = [] if sidecar is None else [LedgerRow(**row) for row in sidecar.ledger.to_pylist()]
-    except (InputError, UnicodeDecodeError) as error:
-        return [Problem(where, None, f"its sidecar is damaged ({error})")]
-    if sidecar is None or not path.is_file():
-        return [Problem(where, None, "the tar or its sidecar is missing")]
-    if path.stat().st_size != sidecar.tar_size:
-        return [Problem(where, None, f"has {path.stat().st_size} bytes, its sidecar says {sidecar.tar_size}")]
-    content = path.read_bytes()
-    problems = []
-    if hashlib.sha256(content).hexdigest() != sidecar.tar_sha256:
-        problems.append(Problem(where, None, "its sha256 is not the sidecar's"))
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            members = {member.name: member for member in tar}
-    except tarfile.TarError as error:
-        return [*problems, Problem(where, None, f"is not a readable tar ({error})")]
-    for row in rows:
-        if row.ok:
-            problems += [Problem(where, row.key, what) for what in _check_clip(store, row, members, content)]
-    expected = {name for row in rows if row.ok for name in _member_names(store, row)}
-    problems += [
-        Problem(where, None, f"has a member {name} that its index lacks") for name in sorted(members.keys() - expected)
+    published = [
+        name
+        for shard in range(store.num_shards_published)
+        for name in (store.tar_name(shard), store.sidecar_name(shard))
     ]
-    return problems
+    for name in [*published, STORE_FILE, MANIFEST_FILE, INDEX_FILE]:
+        if name not in listed:
+            yield Problem(CHECKSUM_FILE, None, f"doesn't list {name}")
+    for name in there:
+        if name not in listed and name not in pending and name != CHECKSUM_FILE:
+            yield Problem(name, None, f"is not in {CHECKSUM_FILE}: it doesn't belong to the store")
 
 
-def _member_names(store: Store, row: LedgerRow) -> list[str]:
-    endings = ["fbank.npy", "hog.npy", *(["flac"] if store.file.keep_audio else []), "json"]
-    return [f"{row.key}.{ending}" for ending in endings]
+def _is_beside(name: str) -> bool:
+    """Whether a file is no part of the store proper: a download, or a teacher cache, which is checked by itself."""
+    return name.split("/", 1)[0] in (*SOURCE_FOLDERS, TEACHER_FOLDER)
 
 
-def _check_clip(store: Store, row: LedgerRow, members: dict[str, tarfile.TarInfo], content: bytes) -> Iterator[str]:
-    missing = [name for name in _member_names(store, row) if name not in members]
-    if missing:
-        yield f"the tar lacks {', '.join(missing)}"
+def _check_snapshots(store: StoreFile, index: Index | None, parts: list[Manifest] | None) -> Iterator[Problem]:
+    if parts is not None:
+        for number, (part, manifest) in enumerate(zip(store.parts, parts, strict=True), start=1):
+            if manifest.sha256 != part.manifest_sha256:
+                yield Problem(
+                    MANIFEST_FILE,
+                    None,
+                    f"the rows of part {number} are not those that {STORE_FILE} names by their hash",
+                )
+    if index is None:
         return
-    spec, hog = store.file.fbank, store.file.hog
-    cells = (spec.num_frames // hog.cell_size, spec.num_mel_bins // hog.cell_size, hog.num_orientations)
-    shapes = {"fbank": (spec.num_frames, spec.num_mel_bins), "hog": cells}
-    for name, offset in (("fbank", row.fbank_offset), ("hog", row.hog_offset)):
-        member = members[f"{row.key}.{name}.npy"]
-        yield from _check_array(content, member, name, shapes[name], offset)
-    about = members[f"{row.key}.json"]
+    for snapshot in store.snapshots:
+        then = store.model_copy(update={"parts": store.parts[: snapshot.num_parts]})
+        rows = Index(index.table.slice(0, snapshot.num_clips_asked), index.shards[: snapshot.num_shards])
+        if make_snapshot(then, rows, snapshot.number) != snapshot:
+            yield Problem(
+                INDEX_FILE, None, f"doesn't come to the fingerprint and figures of snapshot {snapshot.number}"
+            )
+
+
+def _check_teachers(location: Location) -> Iterator[Problem]:
     try:
-        if json.loads(content[about.offset_data : about.offset_data + about.size])["key"] != row.key:
-            yield "its JSON names another clip"
-    except (ValueError, KeyError, TypeError):
-        yield "its JSON can't be read"
-
-
-def _check_array(
-    content: bytes, member: tarfile.TarInfo, name: str, shape: tuple[int, ...], offset: int | None
-) -> Iterator[str]:
-    stored = content[member.offset_data : member.offset_data + member.size]
-    try:
-        array = np.lib.format.read_array(io.BytesIO(stored), allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
-        yield f"its {name} is not a readable npy ({error})"
-        return
-    if array.shape != shape or array.dtype != np.float16:
-        yield f"its {name} is {array.dtype} {array.shape}, expected float16 {shape}"
-    elif not np.isfinite(array).all():
-        yield f"its {name} holds NaN or Inf"
-    if offset != member.offset_data + member.size - array.nbytes:
-        yield f"the index places its {name} at {offset}, the tar at {member.offset_data + member.size - array.nbytes}"
-
-
-def _check_teacher(store: Store, path: Path) -> list[Problem]:
-    where = path.relative_to(store.root).as_posix()
-    try:
-        cache = TeacherCache(store, path.stem)
+        store = Store(location)
     except InputError as error:
-        return [Problem(where, None, str(error))]
-    problems = []
-    size = store.file.clips_per_shard
-    for shard in range(store.file.num_shards):
-        rows = np.arange(shard * size, min((shard + 1) * size, len(store.ok)))
+        yield Problem(STORE_FILE, None, str(error))
+        return
+    for name in store.teachers:
+        yield from _check_teacher(store, name)
+
+
+def _check_teacher(store: Store, name: str) -> Iterator[Problem]:
+    where = store.teacher_name(name)
+    yield from _check_teacher_sums(store.location.child(where), where)
+    try:
+        cache = TeacherCache(store, name)
+    except InputError as error:
+        yield Problem(where, None, str(error))
+        return
+    for shard in range(store.snapshot.num_shards):
+        rows = store.rows_of_shard(shard)
         for output in cache.outputs:
             try:
                 values = cache.read(output, shard)[: len(rows)]
             except InputError as error:
-                problems.append(Problem(where, None, str(error)))
+                yield Problem(where, None, str(error))
                 continue
             bad = ~np.isfinite(values.reshape(len(rows), -1)).all(1) & store.ok[rows]
-            problems += [Problem(where, key, f"its {output} is missing or not finite") for key in store.keys(rows[bad])]
-    return problems
+            for key in store.keys(rows[bad]):
+                yield Problem(where, key, f"its {output} is missing or not finite")
+
+
+def _check_teacher_sums(folder: Location, where: str) -> Iterator[Problem]:
+    try:
+        listed = read_checksums(folder)
+    except InputError as error:
+        yield Problem(where, None, f"{error}: or it was never finished: run its `featurestore build-teacher` again")
+        return
+    for name, digest in listed.items():
+        try:
+            wrong = hashlib.sha256(folder.read(name)).hexdigest() != digest
+        except FileNotFoundError:
+            wrong = True
+        if wrong:
+            yield Problem(f"{where}/{name}", None, f"is not the file that {CHECKSUM_FILE} names")

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from featurestore.store import Store
 from ingest.decode import decode, open_audio
-from ingest.featurise import source_path, source_sha256
 from ingest.ledger import ClipError, Reason
+from ingest.sources import local_source
+from ingest.window import source_sha256
 
 
 def read_waveform(store: Store, row: int, sample_rate_hz: int) -> NDArray[np.float32]:
@@ -19,29 +20,32 @@ def read_waveform(store: Store, row: int, sample_rate_hz: int) -> NDArray[np.flo
     The source comes first, since it may hold more than the 16 kHz of KEY.flac. Raises ClipError when neither is at
     hand, or when the source is no longer the file that the shard was made from.
     """
-    entry = {name: store.ledger[name][row].as_py() for name in ("crop_start_ms", "audio_offset", "audio_size")}
+    entry = store.ledger(row)
     clip, spec = store.clip(row), store.file.fbank
     window_s = spec.num_samples / spec.sample_rate_hz
     if clip.end_ms is not None:
-        window_s = min(window_s, (clip.end_ms - entry["crop_start_ms"]) / 1000)
-    path = source_path(store.manifest.root, clip.source)
-    if not path.exists() and entry["audio_offset"] is not None:
-        return _from_shard(store, row, entry["audio_offset"], entry["audio_size"], sample_rate_hz)
-    with open_audio(path) as source:
-        if source_sha256(path) != store.ledger["source_sha256"][row].as_py():
-            raise ClipError(Reason.UNREADABLE, f"{path} has changed since it was ingested")
-        return decode(source, sample_rate_hz, entry["crop_start_ms"] / 1000, window_s)
+        # In the file's own time, in which a file cut from a longer one begins at 0.
+        length_ms = clip.end_ms - (clip.start_ms or 0)
+        window_s = min(window_s, (entry["clip_start_ms"] + length_ms - entry["crop_start_ms"]) / 1000)
+    try:
+        with local_source(store.sources(row).find(clip)) as path, open_audio(path) as source:
+            if source_sha256(path) != entry["source_sha256"]:
+                raise ClipError(Reason.UNREADABLE, f"{path} has changed since it was ingested")
+            return decode(source, sample_rate_hz, entry["crop_start_ms"] / 1000, window_s)
+    except ClipError as error:
+        if error.reason is Reason.MISSING and entry["audio_offset"] is not None:
+            return _from_shard(store, row, entry["audio_offset"], entry["audio_size"], sample_rate_hz)
+        raise
 
 
 def _from_shard(store: Store, row: int, offset: int, size: int, sample_rate_hz: int) -> NDArray[np.float32]:
-    tar = store.tar(row // store.file.clips_per_shard)
+    name = store.tar_name(int(store.shard_of(np.array([row]))[0]))
     try:
-        with tar.open("rb") as file:
-            file.seek(offset)
-            samples, rate_hz = soundfile.read(io.BytesIO(file.read(size)), dtype="float32")
+        content = store.location.read_range(name, offset, size)
+        samples, rate_hz = soundfile.read(io.BytesIO(content), dtype="float32")
     except soundfile.LibsndfileError as error:
-        raise ClipError(Reason.DECODE, f"its FLAC in {tar}: {error.error_string}") from error
+        raise ClipError(Reason.DECODE, f"its FLAC in {name}: {error.error_string}") from error
     except OSError as error:
-        raise ClipError(Reason.UNREADABLE, f"{tar}: {error.strerror}") from error
+        raise ClipError(Reason.UNREADABLE, f"{name}: {error.strerror or error}") from error
     resampled: NDArray[np.float32] = soxr.resample(samples, rate_hz, sample_rate_hz, quality="HQ")
     return resampled

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,9 @@ TEMPORARY_SUFFIX = ".partial"
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path; on success it is synced to disk and renamed to `path`, on any error removed.
 
-    The temporary name holds the process id, so that two writers of one file don't write into each other.
+    The temporary name is random, so that two writers of one file, also on two machines, don't write into each other.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
         _sync(temporary)

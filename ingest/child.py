@@ -66,12 +66,18 @@ class Child:
             if not answered:  # on Ctrl-C too: a late reply must not be taken for the next one's
                 self.close()
 
+    def kill(self) -> None:
+        """Kills the helper and what it started, if it runs; from any thread: a call under way then fails."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
     def close(self) -> None:
-        """Kills the helper and what it started, if it runs."""
+        """Kills the helper and waits for its end."""
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.kill()
         self._process.wait()
         os.close(self._requests)
         os.close(self._replies)
@@ -83,8 +89,9 @@ class Child:
         if self._process is None:
             child_reads, self._requests = os.pipe()
             self._replies, child_writes = os.pipe()
-            fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             try:
+                with contextlib.suppress(OSError):  # a user may have but so many large pipes; a small one will do
+                    fcntl.fcntl(self._replies, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", self._module],
                     stdin=child_reads,

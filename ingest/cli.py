@@ -1,26 +1,36 @@
 """The command `ingest`: corpora to shards."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from ingest.doctor import Status as Health
+from ingest.doctor import examine, is_fit
+from ingest.download import YOUTUBE, video_url
 from ingest.fetch import fetch_archive
-from ingest.job import IngestOptions
 from ingest.job import ingest as run_ingest
 from ingest.layout import choose_store
+from ingest.lists import fetch_lists
+from ingest.location import Location, open_location
+from ingest.options import COMMON, LISTED, Common, Listed, RayOption, takes
 from ingest.segment import segment_manifest
 from ingest.status import Status, read_status
 from ingest.synthesis import write_demo_audio
-from manifests.clips import Manifest
+from manifests.audioset import audioset_lists, audioset_manifest
+from manifests.clips import Manifest, Sources
 from manifests.console import run
 from manifests.demo import demo_manifest
 from manifests.errors import InputError
 from manifests.esc50 import ESC50_URL, esc50_manifest
 from manifests.folder import FolderOptions, folder_manifest
+from manifests.listing import Listing
+from manifests.vggsound import VGGSOUND_LISTS, vggsound_manifest
 
 app = typer.Typer(
     help="Turn audio files into shards of fbanks and HOG statistics.\n\nExample: ingest demo",
@@ -29,23 +39,63 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-StoreOption = Annotated[Path | None, typer.Option("--store", help="Where the store goes. Default: data/NAME.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the clips' order and of random crops.", min=0)]
-FramesOption = Annotated[int, typer.Option("--num-frames", help="Frames of 10 ms per clip: 1024, 512 or 256.")]
-ShardOption = Annotated[
-    int | None, typer.Option(min=1, help="Clips a shard. Default: 1000, fewer for a corpus under 16,000 clips.")
-]
-KeepAudioOption = Annotated[bool, typer.Option("--keep-audio", help="Keep each clip's 16 kHz audio as KEY.flac.")]
-WorkersOption = Annotated[
-    int | None, typer.Option(min=0, help="Ray worker processes; 0: in this process, without Ray. Default: one a core.")
-]
-MaxFailuresOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Stop when a larger share of clips fails.")]
-RetryOption = Annotated[bool, typer.Option("--retry-failed", help="Make the shards that miss clips once more.")]
 SegmentOption = Annotated[float | None, typer.Option(help="Cut every file into clips of so many seconds.")]
 
 
 @app.command()
+@takes(**LISTED, **COMMON)
+def audioset(
+    listed: Listed,
+    common: Common,
+    split: Annotated[list[str], typer.Option(help="balanced, unbalanced or eval; may be given several times.")],
+) -> None:
+    """AudioSet, from YouTube or from files that you have.
+
+    Example: ingest audioset --split balanced --source ~/audioset/balanced
+    """
+
+    def listing(metadata: Path, sources: Sources) -> Listing:
+        return audioset_manifest(
+            metadata,
+            split,
+            sources,
+            selection=listed.selection,
+            seed=common.seed,
+            skip_bad_rows=listed.skip_bad_rows,
+        )
+
+    _ingest_listed("audioset", audioset_lists(split), listing, listed, common)
+
+
+@app.command()
+@takes(**LISTED, **COMMON)
+def vggsound(
+    listed: Listed,
+    common: Common,
+    split: Annotated[list[str], typer.Option(help="train or test; may be given several times.")],
+) -> None:
+    """VGGSound, from YouTube or from files that you have.
+
+    Example: ingest vggsound --split test --source ~/vggsound/video
+    """
+
+    def listing(metadata: Path, sources: Sources) -> Listing:
+        return vggsound_manifest(
+            metadata,
+            split,
+            sources,
+            selection=listed.selection,
+            seed=common.seed,
+            skip_bad_rows=listed.skip_bad_rows,
+        )
+
+    _ingest_listed("vggsound", VGGSOUND_LISTS, listing, listed, common)
+
+
+@app.command()
+@takes(**COMMON)
 def esc50(
+    common: Common,
     root: Annotated[
         Path | None, typer.Option(help="The unpacked ESC-50, with meta/esc50.csv and audio/. Default: download it.")
     ] = None,
@@ -53,33 +103,23 @@ def esc50(
         str | None, typer.Option(help="Where to download the archive from. Default: the official address.")
     ] = None,
     esc10: Annotated[bool, typer.Option("--esc10", help="Only the ten classes of ESC-10.")] = False,
-    store: StoreOption = None,
-    seed: SeedOption = 0,
-    num_frames: FramesOption = 1024,
-    clips_per_shard: ShardOption = None,
-    keep_audio: KeepAudioOption = False,
-    workers: WorkersOption = None,
-    max_failures: MaxFailuresOption = 0.5,
-    retry_failed: RetryOption = False,
 ) -> None:
     """ESC-50 or ESC-10, with its five folds.
 
     Example: ingest esc50 --root ~/ESC-50-master
     """
-    options = _options(num_frames, clips_per_shard, keep_audio, workers, max_failures, retry_failed)
-
     if root is not None and url is not None:
         raise InputError("--root and --url are both given; choose one")
-
-    def manifest(target: Path) -> Manifest:
-        folder = root if root is not None else fetch_archive(url or ESC50_URL, target / "source")
-        return esc50_manifest(folder, esc10=esc10, seed=seed)
-
-    _ingest(manifest, store or Path("data", "esc10" if esc10 else "esc50"), options)
+    target = _target(common, "esc10" if esc10 else "esc50")
+    if root is None:
+        root = fetch_archive(url or ESC50_URL, _folder_beside(target, "source", "--root FOLDER"))
+    _ingest(esc50_manifest(root, esc10=esc10, seed=common.seed), target, common)
 
 
 @app.command()
+@takes(**COMMON)
 def folder(
+    common: Common,
     path: Annotated[Path, typer.Argument(help="A folder with audio or video files, at any depth.")],
     labels: Annotated[str, typer.Option(help="Where labels come from: parent (the file's folder) or none.")] = "parent",
     labels_csv: Annotated[Path | None, typer.Option(help="A CSV that lists the files and their labels.")] = None,
@@ -91,14 +131,6 @@ def folder(
     split_pattern: Annotated[str | None, typer.Option(help="A regular expression; its group is the split.")] = None,
     fold_pattern: Annotated[str | None, typer.Option(help="A regular expression; its group is the fold.")] = None,
     segment: SegmentOption = None,
-    store: StoreOption = None,
-    seed: SeedOption = 0,
-    num_frames: FramesOption = 1024,
-    clips_per_shard: ShardOption = None,
-    keep_audio: KeepAudioOption = False,
-    workers: WorkersOption = None,
-    max_failures: MaxFailuresOption = 0.5,
-    retry_failed: RetryOption = False,
 ) -> None:
     """A folder of your own, labelled by its subfolders, a CSV or not at all.
 
@@ -117,42 +149,30 @@ def folder(
         split_pattern=split_pattern,
         fold_pattern=fold_pattern,
     )
-    options = _options(num_frames, clips_per_shard, keep_audio, workers, max_failures, retry_failed)
-
-    def manifest(_: Path) -> Manifest:
-        found = folder_manifest(path, described, seed=seed)
-        return found if segment is None else segment_manifest(found, segment)
-
-    _ingest(manifest, store or Path("data", path.resolve().name or "root"), options)
+    found = folder_manifest(path, described, seed=common.seed)
+    if segment is not None:
+        found = segment_manifest(found, segment)
+    _ingest(found, _target(common, path.resolve().name or "root"), common)
 
 
 @app.command()
-def demo(
-    num_clips: Annotated[int, typer.Option(min=1, help="How many clips to make.")] = 240,
-    store: StoreOption = None,
-    seed: SeedOption = 0,
-    num_frames: FramesOption = 256,
-    clips_per_shard: ShardOption = None,
-    workers: WorkersOption = None,
-) -> None:
+@takes({"num_frames": 256, "max_failures": 0.0}, **COMMON)
+def demo(common: Common, num_clips: Annotated[int, typer.Option(min=1, help="How many clips to make.")] = 240) -> None:
     """The embedded demo corpus: procedural sound events, made on the spot.
 
     Example: ingest demo
     """
-    options = _options(num_frames, clips_per_shard, False, workers, 0.0, False)
-
-    def manifest(target: Path) -> Manifest:
-        made = demo_manifest(target / f"source-{seed}", num_clips=num_clips, seed=seed)
-        write_demo_audio(made, seed)
-        return made
-
-    _ingest(manifest, store or Path("data", "demo"), options)
+    target = _target(common, "demo")
+    folder = _folder_beside(target, f"source/demo-{common.seed}", "--store FOLDER")
+    made = demo_manifest(folder, num_clips=num_clips, seed=common.seed)
+    write_demo_audio(made, common.seed)
+    _ingest(made, target, common)
 
 
 @app.command()
 def status(
     store: Annotated[
-        Path | None, typer.Argument(help="The store's folder. Default: the only one under ./data.")
+        str | None, typer.Argument(help="The store's folder or URL. Default: the only one under ./data.")
     ] = None,
 ) -> None:
     """Coverage per class and the reasons of failures, of a finished or unfinished store.
@@ -162,34 +182,87 @@ def status(
     _print_status(read_status(choose_store(store)))
 
 
+@app.command()
+def doctor(
+    store: Annotated[str | None, typer.Option(help="The folder or URL that a store is to go to.")] = None,
+    ray_address: RayOption = None,
+    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Start a Ray to see whether it works.")] = True,
+) -> None:
+    """What an ingest needs, and what of it is missing here. Exit status 1 when it can't do without.
+
+    Example: ingest doctor --store s3://bucket/audioset
+    """
+    findings = examine(store, ray_address, with_ray=ray)
+    table = Table("what", "", "found", "to do")
+    for finding in findings:
+        colour = {Health.OK: "green", Health.WARNING: "yellow", Health.MISSING: "red"}[finding.status]
+        table.add_row(finding.name, f"[{colour}]{finding.status}[/]", escape(finding.found), escape(finding.remedy))
+    Console().print(table)
+    if not is_fit(findings):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """The console script."""
     run(app)
 
 
-def _options(
-    num_frames: int,
-    clips_per_shard: int | None,
-    keep_audio: bool,
-    workers: int | None,
-    max_failures: float,
-    retry_failed: bool,
-) -> IngestOptions:
-    if num_frames not in (256, 512, 1024):
-        raise InputError(f"--num-frames {num_frames} is not possible; give 1024, 512 or 256")
-    return IngestOptions(num_frames, clips_per_shard, keep_audio, workers, max_failures, retry_failed)
+def _target(common: Common, name: str) -> Location:
+    return open_location(common.store or str(Path("data", name)))
 
 
-def _ingest(manifest: Callable[[Path], Manifest], target: Path, options: IngestOptions) -> None:
-    """Makes the manifest, ingests it, and says what came of it."""
-    if "://" in str(target) or ":/" in str(target):
-        raise InputError(f"--store {target}: object stores are not supported yet; give a folder")
-    store = run_ingest(manifest(target), target, options)
+def _folder_beside(target: Location, name: str, remedy: str) -> Path:
+    """A folder in the store for files that aren't part of it."""
+    if target.folder is None:
+        raise InputError(f"{target} is an object store, and these files need a folder on this machine: give {remedy}")
+    return target.folder / name
+
+
+def _ingest_listed(
+    name: str,
+    lists: dict[str, str],
+    listing: Callable[[Path, Sources], Listing],
+    listed: Listed,
+    common: Common,
+) -> None:
+    target = _target(common, name)
+    metadata = listed.metadata
+    if metadata is None:
+        metadata = fetch_lists(lists, _folder_beside(target, "lists", "--metadata FOLDER"))
+    found = listing(fetch_lists(lists, metadata, metadata), _sources(listed, target))
+    if found.num_bad_rows:
+        print(f"{found.num_bad_rows} bad rows left out, for instance:")
+        for row in found.bad_rows:
+            print(f"  {row}")
+    silent = True if common.drop_silent is None else common.drop_silent
+    common = replace(common, drop_silent=silent, ingest=replace(common.ingest, fetch=listed.fetch))
+    _ingest(found.manifest, target, common, found.list_sha256)
+
+
+def _sources(listed: Listed, target: Location) -> Sources:
+    """Where the clips' files are: a folder of the user's, or the cache of downloads."""
+    if listed.source != YOUTUBE and "://" not in listed.source:
+        folder = Path(listed.source)
+        if not folder.is_dir():
+            raise InputError(
+                f"--source {listed.source}: no such folder; give youtube, a folder of files named by their ids, or a URL "
+                "such as http://host/{id}.m4a"
+            )
+        return Sources(kind="named_by_id", address=str(folder.resolve()))
+    video_url(listed.source, "a" * 11)  # refuses a template that isn't one
+    raw = open_location(listed.raw) if listed.raw else target.child("raw")
+    return Sources(kind="raw_cache", address=str(raw.folder.resolve() if raw.folder is not None else raw))
+
+
+def _ingest(manifest: Manifest, target: Location, common: Common, lists: dict[str, str] | None = None) -> None:
+    """Ingests, and says what came of it."""
+    options = replace(common.ingest, drop_silent=bool(common.drop_silent))
+    store = run_ingest(manifest, target, options, lists)
     snapshot = store.snapshots[-1]
-    failed = store.num_clips_asked - snapshot.num_clips
+    failed = snapshot.num_clips_asked - snapshot.num_clips
     print(
-        f"{target}: {snapshot.num_clips} of {store.num_clips_asked} clips in {snapshot.num_shards} shards, "
-        f"mean {snapshot.mean:.4f}, std {snapshot.std:.4f}, fingerprint {snapshot.fingerprint[:12]}"
+        f"{target}: {snapshot.num_clips} of {snapshot.num_clips_asked} clips in {snapshot.num_shards} shards, snapshot "
+        f"{snapshot.number}, mean {snapshot.mean:.4f}, std {snapshot.std:.4f}, fingerprint {snapshot.fingerprint[:12]}"
     )
     if failed:
         print(f"{failed} clips failed: see `ingest status {target}`")
@@ -199,12 +272,12 @@ def _print_status(status: Status) -> None:
     console = Console(markup=False)  # names of classes and files may hold brackets
     store = status.store
     done = "finished"
-    if not store.snapshots and status.num_shards_done == store.num_shards:
+    if store.num_shards > store.num_shards_published and status.num_shards_done == store.num_shards:
         done = "all made, but not closed: too many clips failed; see --retry-failed and --max-failures"
-    elif not store.snapshots:
+    elif store.num_shards > store.num_shards_published:
         done = "not finished: run the ingest command again to go on"
     console.print(f"{store.dataset}: {status.num_shards_done} of {store.num_shards} shards, {done}")
-    console.print(f"clips: {status.num_ok} in shards, {status.num_failed} failed, {store.num_clips_asked} asked for")
+    console.print(f"clips: {status.num_ok} in shards, {status.num_failed} failed, {status.num_asked} asked for")
     if status.reasons:
         reasons = Table("reason", "clips", "for instance")
         for reason, count in status.reasons.most_common():

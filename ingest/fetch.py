@@ -1,4 +1,4 @@
-"""Downloads a dataset's archive and unpacks it, whole or not at all."""
+"""Downloads files, and a dataset's archive, which is unpacked: whole or not at all."""
 
 import hashlib
 import http.client
@@ -48,7 +48,7 @@ def fetch_archive(url: str, into: Path) -> Path:
                 shutil.rmtree(left, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=into) as scratch:
                 part, content = Path(scratch, "archive.zip.part"), Path(scratch, "content")
-                _download(url, part)
+                download(url, part, _REMEDY)
                 _unpack(url, part, content)
                 _settle(content, folder)
         except OSError as error:
@@ -70,21 +70,25 @@ def _name(url: str) -> str:
     return f"{stem or 'archive'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
-def _download(url: str, part: Path) -> None:
+def download(url: str, part: Path, remedy: str) -> None:
+    """Downloads what `url` (http, https or file) gives into the file `part`; on failure a piece of it may be left.
+
+    Raises InputError, which ends with `remedy`, when it can't be had: passing failures were tried again.
+    """
     # A local file won't come into being by waiting.
     pauses_s = () if url.lower().startswith("file:") else RETRY_PAUSES_S
     for pause_s in (*pauses_s, None):
         try:
-            _download_once(url, part)
+            _download_once(url, part, remedy)
             return
         except _TransientError as error:
             if pause_s is None:
                 tries = f"tries: {len(pauses_s) + 1}"
-                raise InputError(f"can't download {url} ({tries}): {error}; {_REMEDY}") from error
+                raise InputError(f"can't download {url} ({tries}): {error}; {remedy}") from error
             time.sleep(pause_s)
 
 
-def _download_once(url: str, part: Path) -> None:
+def _download_once(url: str, part: Path, remedy: str) -> None:
     # Not obstore's HTTPStore: it needs a Content-Length, which GitHub's archives don't have, and escapes a '?'.
     quoted = urllib.parse.quote(url, safe="%/:=&?~#+!$,;'@()*[]")
     request = urllib.request.Request(quoted, headers={"User-Agent": "acm-sskd"})
@@ -96,7 +100,7 @@ def _download_once(url: str, part: Path) -> None:
         error.close()
         if error.code in _RETRIED_STATUSES:
             raise _TransientError(f"HTTP status {error.code} {error.reason}") from error
-        raise InputError(f"can't download {url}: HTTP status {error.code} {error.reason}; {_REMEDY}") from error
+        raise InputError(f"can't download {url}: HTTP status {error.code} {error.reason}; {remedy}") from error
     except urllib.error.URLError as error:
         raise _TransientError(str(error.reason)) from error
     except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:

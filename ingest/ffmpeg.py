@@ -1,12 +1,14 @@
 """FFmpeg, through PyAV, as a source of audio: for the formats that libsndfile doesn't know."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, groupby
 from pathlib import Path
 
 import av
 import av.error
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 from ingest.ledger import AudioInfo, ClipError, DecoderError, Reason
@@ -17,44 +19,58 @@ FFMPEG_FORMATS = (
     *("mov", "mp3", "mpeg", "mpegts", "ogg", "tta", "w64", "wav", "wv"),
 )
 FFMPEG_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(FFMPEG_FORMATS)}
+# Decoding begins so much before the part wanted: a codec needs some packets before its output is right.
+LEAD_S = 1.0
+# What codecs drop at a stream's start may be missing in its time stamps: only a longer gap is silence.
+MIN_GAP_S = 0.05
+# PyAV reads beyond the end of a frame's planes, and crashes, where there are more.
+MAX_PLANES = 7
+
+Block = tuple[int, NDArray[np.float32]]
 
 
 class FFmpegSource:
-    """A file open in FFmpeg; raises ClipError when it has no sound, and DecoderError for what FFmpeg finds wrong."""
+    """A file open in FFmpeg; raises ClipError when it has no sound, and DecoderError for what FFmpeg finds wrong.
+
+    Sample 0 is where the container's clock starts, which need not be at 0: a stream that begins later is preceded by
+    silence.
+    """
 
     def __init__(self, path: Path) -> None:
-        # The prefix keeps a file named like a URL or a device from being opened as one.
-        with _own_errors():
-            self._container = av.open(f"file:{path}", options=FFMPEG_OPTIONS)
-        streams = self._container.streams.audio
-        if not streams:
-            self._container.close()
-            raise ClipError(Reason.NO_AUDIO_STREAM, "the container holds no audio stream")
-        self._stream = stream = streams[0]
-        if not stream.sample_rate:
-            # By its suffix alone FFmpeg takes any file for raw FLAC or AAC.
-            self._container.close()
-            raise ClipError(Reason.NOT_AUDIO, "the audio stream has no sample rate")
-        # A container's clock need not start at 0.
-        self._origin_s = (self._container.start_time or 0) / av.time_base
+        self._path = path
+        self._open()
+        stream = self._stream
         duration_s = None
         if stream.duration is not None and stream.time_base is not None:
-            duration_s = float(stream.duration * stream.time_base)
+            late_s = (
+                0.0 if stream.start_time is None else self._since_start_s(float(stream.start_time * stream.time_base))
+            )
+            duration_s = late_s + float(stream.duration * stream.time_base)
         elif self._container.duration is not None:
             duration_s = self._container.duration / av.time_base
         self.info = AudioInfo(stream.codec_context.name, stream.sample_rate, stream.channels, duration_s)
+
+    def _open(self) -> None:
+        # The prefix keeps a file named like a URL or a device from being opened as one.
+        with _own_errors():
+            self._container = av.open(f"file:{self._path}", options=FFMPEG_OPTIONS, metadata_errors="replace")
+        self._is_moved = False
+        try:
+            self._stream = _first_known(self._container)
+        except BaseException:
+            self._container.close()
+            raise
 
     def read(self, start: int, num_samples: int) -> NDArray[np.float32]:
         with _own_errors():
             return self._read(start, num_samples)
 
     def _read(self, start: int, num_samples: int) -> NDArray[np.float32]:
-        rate_hz = self.info.sample_rate_hz
-        if start > rate_hz:
-            # One second early: a codec needs some packets before its output is right.
-            self._container.seek(round((self._origin_s + start / rate_hz - 1.0) * av.time_base))
-        parts, num_kept = [], 0
-        for position, samples in self._blocks():
+        parts, num_kept = list[NDArray[np.float32]](), 0
+        for position, samples in self._blocks_for(start):
+            if not parts and position > start + MIN_GAP_S * self.info.sample_rate_hz:
+                samples = np.pad(samples, (min(position - start, num_samples), 0))
+                position = start
             wanted = samples[max(0, start - position) : max(0, start + num_samples - position)]
             if wanted.size:
                 parts.append(wanted)
@@ -63,20 +79,94 @@ class FFmpegSource:
                 break
         return np.concatenate(parts)[:num_samples] if parts else np.zeros(0, np.float32)
 
-    def _blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Mono blocks with the position of their first sample."""
-        resampler = av.AudioResampler(format="fltp")
-        position = None
-        for frame in self._container.decode(self._stream):
-            if position is None:
-                position = round(((frame.time or 0.0) - self._origin_s) * self.info.sample_rate_hz)
-            for planar in resampler.resample(frame):
-                samples = planar.to_ndarray().mean(0, dtype=np.float32)
-                yield position, samples
-                position += samples.size
+    def _blocks_for(self, start: int) -> Iterator[Block]:
+        """Mono blocks, of which the first begins at `start` or before, unless the stream itself begins later."""
+        early_s = start / self.info.sample_rate_hz - LEAD_S
+        if early_s > 0:
+            self._is_moved = True
+            try:
+                self._container.seek(round(early_s * av.time_base) + (self._container.start_time or 0))
+                blocks = self._blocks(first_s=None)
+                first = next(blocks, None)
+            except (av.error.FFmpegError, DecoderError):
+                first = None
+            if first and first[0] <= start:
+                yield from chain([first], blocks)
+                return
+        # Without an index, past the end or by wrong time stamps FFmpeg lands anywhere.
+        if self._is_moved:
+            self.close()
+            self._open()
+        yield from self._blocks(first_s=0.0)
+
+    def _blocks(self, first_s: float | None) -> Iterator[Block]:
+        """Mono blocks with the position of their first sample, at `first_s` where the first frame has no time stamp."""
+        self._is_moved = True
+        frames = self._container.decode(self._stream)
+        first = next(frames, None)
+        if first is None:
+            return
+        time_s = first_s if first.time is None else self._since_start_s(first.time)
+        if time_s is None:
+            raise DecoderError("a frame without a time stamp after a seek")
+        position = round(time_s * self.info.sample_rate_hz)
+        for samples in _mono(chain([first], frames), self.info.sample_rate_hz):
+            yield position, samples
+            position += samples.size
+
+    def _since_start_s(self, time_s: float) -> float:
+        """The container's clock need not start at 0."""
+        return time_s - (self._container.start_time or 0) / av.time_base
 
     def close(self) -> None:
         self._container.close()
+
+
+def _first_known(container: av.container.InputContainer) -> av.AudioStream:
+    """The first audio stream that can be decoded."""
+    streams = container.streams.audio
+    if not streams:
+        raise ClipError(Reason.NO_AUDIO_STREAM, "the container holds no audio stream")
+    # A stream whose codec FFmpeg doesn't know has no context; by its suffix alone it takes any file for raw AAC.
+    known = [stream for stream in streams if stream.codec_context and stream.sample_rate and stream.channels]
+    if not known:
+        raise DecoderError("its audio stream's codec is unknown or its sample rate isn't given")
+    return known[0]
+
+
+def _mono(frames: Iterable[av.AudioFrame], rate_hz: int) -> Iterator[NDArray[np.float32]]:
+    """Frames as mono blocks at `rate_hz`: a stream may change its own rate, or its channels, on the way."""
+    for (own_rate_hz, has_too_many_planes), same in groupby(frames, key=_handling):
+        run = _packed(same) if has_too_many_planes else same
+        if own_rate_hz == rate_hz:
+            yield from map(_averaged, run)
+        else:
+            resampler = soxr.ResampleStream(own_rate_hz, rate_hz, 1)
+            for frame in run:
+                yield resampler.resample_chunk(_averaged(frame))
+            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _handling(frame: av.AudioFrame) -> tuple[int, bool]:
+    return frame.sample_rate, frame.format.is_planar and frame.layout.nb_channels > MAX_PLANES
+
+
+def _packed(frames: Iterable[av.AudioFrame]) -> Iterator[av.AudioFrame]:
+    converter = av.AudioResampler(format="flt")
+    for frame in frames:
+        yield from converter.resample(frame)
+
+
+def _averaged(frame: av.AudioFrame) -> NDArray[np.float32]:
+    """A frame's mean over channels; integers become numbers in [-1, 1)."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    mono: NDArray[np.float32] = samples.mean(0, dtype=np.float32)
+    if samples.dtype.kind == "f":
+        return mono
+    middle = 128 if samples.dtype.kind == "u" else 0
+    return (mono - np.float32(middle)) / np.float32(2.0 ** (8 * samples.itemsize - 1))
 
 
 @contextmanager

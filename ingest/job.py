@@ -1,35 +1,26 @@
 """An ingest: plans a store, makes the shards that are missing, and closes it with a snapshot."""
 
-import hashlib
-import json
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
-from ingest.atomic import atomic_path, atomic_write, exclusive, remove_stale
-from ingest.executor import run_in_process, run_on_ray
-from ingest.layout import (
-    CHECKSUM_FILE,
-    INDEX_FILE,
-    MANIFEST_FILE,
-    SHARD_FOLDER,
-    STORE_FILE,
-    Snapshot,
-    StoreFile,
-    read_store_file,
-    sidecar_path,
-    tar_path,
-    write_store_file,
-)
-from ingest.ledger import LedgerRow
+from ingest.book import Book, open_book
+from ingest.executor import Executor, in_process, on_ray
+from ingest.fetching import Fetcher, FetchOptions, remove_scratch
+from ingest.layout import SHARD_FOLDER, STORE_FILE, Part, StoreFile, read_store_file
+from ingest.ledger import TRANSIENT, LedgerRow
+from ingest.location import Location, open_location
+from ingest.pipeline import Work, fetch_all, run_pipeline
 from ingest.progress import ProgressDisplay
-from ingest.shards import ShardProgress, ShardTask, Sidecar, read_sidecar
-from manifests.clips import Manifest
+from ingest.rawcache import RawCache
+from ingest.retry import retriable
+from ingest.shards import ShardTask
+from ingest.sources import ClipSources, SourceFile, find_source, open_sources
+from manifests.clips import Clip, Manifest, make_manifest
 from manifests.errors import InputError
 from manifests.geometry import FbankSpec, HogSpec
 
@@ -44,14 +35,23 @@ RECORDED_LIBRARIES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "av")
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """How to ingest. `num_workers`: 0 in this process, None one a core; `max_failures`: a share of the clips."""
+    """How to ingest.
+
+    `num_workers`: 0 in this process, None one a core (or all of a cluster's); `ray_address`: a running Ray cluster;
+    `max_failures`: a share of the clips; `append`: add clips that the store was never asked for; `fetch`: how recordings
+    come into the raw cache, for manifests that need one.
+    """
 
     num_frames: int = 1024
     clips_per_shard: int | None = None
     keep_audio: bool = False
+    drop_silent: bool = False
     num_workers: int | None = None
+    ray_address: str | None = None
     max_failures: float = 0.5
     retry_failed: bool = False
+    append: bool = False
+    fetch: FetchOptions = field(default_factory=FetchOptions)
 
 
 def default_clips_per_shard(num_clips: int) -> int:
@@ -59,99 +59,197 @@ def default_clips_per_shard(num_clips: int) -> int:
     return max(MIN_CLIPS_PER_SHARD, min(DEFAULT_CLIPS_PER_SHARD, -(-num_clips // MIN_SHARDS)))
 
 
-def ingest(manifest: Manifest, root: Path, options: IngestOptions) -> StoreFile:
-    """Brings the store at `root` to hold every clip of `manifest`; what is there already is kept.
+def ingest(
+    manifest: Manifest, store: Location | Path | str, options: IngestOptions, lists: Mapping[str, str] | None = None
+) -> StoreFile:
+    """Brings the store to hold every clip of `manifest`; what is there already is kept.
 
-    Raises InputError when `root` holds a store of another recipe, when another ingest is at work on it, or when more
+    Published shards never change: clips that failed and can be had now go into new shards, and a new snapshot. `lists`:
+    sha256 of the files that the manifest was read from.
+
+    Raises InputError when `store` holds a store of another recipe, when another ingest is at work on it, or when more
     clips failed than `options.max_failures` allows.
     """
+    location = open_location(store)
     try:
-        (root / SHARD_FOLDER).mkdir(parents=True, exist_ok=True)
-        with exclusive(root, "ingest"):
-            store = _open_or_create(manifest, root, options)
-            remove_stale(root)
-            remove_stale(root / SHARD_FOLDER)
-            missing = _missing_shards(root, store, options.retry_failed)
-            if missing:
-                # Until it is closed again, the store must not pass for finished.
-                store = store.model_copy(update={"snapshots": ()})
-                write_store_file(root, store)
-                _make_shards(manifest, root, store, missing, options)
-            return _close(root, store, options.max_failures)
+        location.create()
+        with location.lock("ingest"):
+            remove_scratch(manifest.sources)
+            for folder in ("", SHARD_FOLDER):
+                location.remove_stale(folder)
+            book = open_book(location, manifest, _new_store(manifest, options, location, lists), append=options.append)
+            _Run(book, manifest, options).run()
+            return book.store
     except OSError as error:
         raise InputError(
-            f"{root} can't be written: {error.strerror or error}; what was finished is kept, make room or mend the "
-            "folder and run the same command again"
+            f"{location} can't be written: {error.strerror or error}; what was finished is kept, make room or mend the "
+            "place and run the same command again"
         ) from error
 
 
-def _open_or_create(manifest: Manifest, root: Path, options: IngestOptions) -> StoreFile:
-    wanted = StoreFile(
+def rebuild(book: Book, shards: Sequence[int], num_workers: int | None) -> None:
+    """Makes published shards anew, to the same bytes; the caller holds the store's lock. Raises InputError."""
+    for part, manifest in enumerate(book.parts):
+        mine = [shard for shard in shards if book.part_of(shard) == part]
+        if mine:
+            _Run(book, manifest, IngestOptions(num_workers=num_workers, max_failures=1.0)).make(mine)
+
+
+def _new_store(
+    manifest: Manifest, options: IngestOptions, location: Location, lists: Mapping[str, str] | None
+) -> StoreFile:
+    """The store as it would be, were it made now."""
+    sha256 = manifest.sha256
+    part = Part(num_clips_asked=len(manifest), manifest_sha256=sha256, wanted_sha256=sha256, lists=dict(lists or {}))
+    size = min(options.clips_per_shard or default_clips_per_shard(len(manifest)), len(manifest))
+    if options.clips_per_shard is None and location.exists(STORE_FILE):
+        # What is appended may be larger or smaller, and lies in shards of the same size.
+        size = read_store_file(location).clips_per_shard
+    return StoreFile(
         dataset=manifest.dataset,
-        num_clips_asked=len(manifest),
-        clips_per_shard=min(options.clips_per_shard or default_clips_per_shard(len(manifest)), len(manifest)),
+        clips_per_shard=size,
         seed=manifest.seed,
         keep_audio=options.keep_audio,
-        manifest_sha256=manifest.sha256,
+        drop_silent=options.drop_silent,
         fbank=FbankSpec.model_validate({"num_frames": options.num_frames}),
         hog=HogSpec(),
         vocabulary=manifest.vocabulary,
         versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_LIBRARIES}},
+        parts=(part,),
     )
-    if (root / STORE_FILE).exists():
-        store = read_store_file(root)
-        differing = [name for name, value in wanted.recipe().items() if store.recipe()[name] != value]
-        if differing:
+
+
+@dataclass
+class _Run:
+    """One call of an ingest on an open store."""
+
+    book: Book
+    wanted: Manifest
+    options: IngestOptions
+
+    def run(self) -> None:
+        published = self.book.store.snapshots
+        first_new = self.book.store.num_shards_published
+        self.make([shard for shard in range(self.book.store.num_shards) if not self._is_done(shard)])
+        self._check_failures(first_new)
+        self.book.close()
+        if published:
+            self._retry(published[-1].num_clips_asked)
+
+    def make(self, shards: Sequence[int]) -> None:
+        """Makes shards, fetching their recordings first where they come from a raw cache."""
+        if not shards:
+            return
+        manifest = self.book.parts[self.book.part_of(shards[0])]
+        sources = open_sources(manifest.sources)
+        fetcher = self._fetcher(manifest, shards)
+        work = Work(shards, lambda shard: self._task(shard, sources), lambda shard: self._recordings(shard))
+        total = sum(len(self.book.clips(shard)) for shard in shards)
+        failures: list[LedgerRow] = []
+        num_done = 0
+        with self._executor() as executor, ProgressDisplay("clips", total) as display:
+            for report in run_pipeline(work, executor, fetcher):
+                note = f"{len(failures)} failed" + (f", {fetcher.note}" if fetcher else "")
+                display.advance(report.num_done if report else 0, note)
+                if report is None:
+                    continue
+                num_done += report.num_done
+                failures.extend(report.failures)
+                if num_done >= MIN_CLIPS_FOR_FAILURE_SHARE and len(failures) > self.options.max_failures * num_done:
+                    raise _too_many_failures(failures, num_done, self.options.max_failures)
+
+    def _executor(self) -> AbstractContextManager[Executor]:
+        options = self.options
+        if options.num_workers == 0 and options.ray_address is None:
+            return in_process(options.fetch.num_parallel)
+        return on_ray(options.num_workers, options.ray_address)
+
+    def _fetcher(self, manifest: Manifest, shards: Sequence[int]) -> Fetcher | None:
+        if manifest.sources.kind != "raw_cache":
+            return None
+        cache = RawCache(open_location(manifest.sources.address))
+        uses = Counter(name for shard in shards for name in set(self._recordings(shard)))
+        return Fetcher(cache, self.options.fetch, retry_failed=self.options.retry_failed, num_uses=uses)
+
+    def _recordings(self, shard: int) -> list[str]:
+        settled = self.book.settled(shard)
+        return [clip.source for clip in self.book.clips(shard) if clip.key not in settled]
+
+    def _task(self, shard: int, sources: ClipSources) -> ShardTask:
+        book, clips = self.book, self.book.clips(shard)
+        published = book.index.shards[shard] if book.index is not None and book.is_published(shard) else None
+        return ShardTask(
+            location=str(book.location),
+            store=book.store,
+            shard=shard,
+            recipe_sha256=book.store.recipe_sha256(book.part_of(shard)),
+            clips=clips,
+            sources=tuple(find_source(sources, clip) for clip in clips),
+            settled=book.settled(shard),
+            tar_sha256=None if published is None else published.tar_sha256,
+        )
+
+    def _is_done(self, shard: int) -> bool:
+        book = self.book
+        try:
+            sidecar = book.sidecar(shard)
+        except InputError:
+            if not book.is_published(shard):
+                raise
+            return False
+        if sidecar is None or book.location.size(book.store.tar_name(shard)) != sidecar.tar_size:
+            return False
+        if sidecar.recipe_sha256 != book.store.recipe_sha256(book.part_of(shard)):
+            return False
+        if book.is_published(shard):
+            return book.index is not None and sidecar.tar_sha256 == book.index.shards[shard].tar_sha256
+        reasons = {row["reason"] for row in sidecar.ledger.select(["reason"]).to_pylist() if row["reason"]}
+        return not (reasons if self.options.retry_failed else reasons & TRANSIENT)
+
+    def _check_failures(self, first_shard: int) -> None:
+        """Refuses to publish shards with more failures than the user allows."""
+        rows = [
+            LedgerRow(**row)
+            for shard in range(first_shard, self.book.store.num_shards)
+            for row in self.book.required_sidecar(shard).ledger.to_pylist()
+        ]
+        failures = [row for row in rows if not row.ok]
+        if rows and len(failures) == len(rows):
             raise InputError(
-                f"{root} holds another store: it differs in {', '.join(differing)}. Choose another folder with "
-                "--store, or delete this one"
+                f"not one of {len(failures)} clips could be had: for instance {failures[0].key}: {failures[0].reason}, "
+                f"{failures[0].detail}. Mend the source and run again with --retry-failed"
             )
-    else:
-        store = wanted
-        write_store_file(root, store)
-    # Written again on every run: the corpus may have moved, and its place is no part of the recipe.
-    with atomic_path(root / MANIFEST_FILE) as temporary:
-        manifest.write(temporary)
-    return store
+        if len(failures) > self.options.max_failures * len(rows):
+            raise _too_many_failures(failures, len(rows), self.options.max_failures)
 
+    def _retry(self, num_rows: int) -> None:
+        """Clips that failed in earlier runs, and can be had now, become a part of their own."""
+        clips = self._available(retriable(self.book, num_rows, self.wanted, self.options))
+        if not clips:
+            return
+        first_new = self.book.store.num_shards
+        manifest = make_manifest(
+            self.wanted.dataset, clips, self.wanted.vocabulary, self.wanted.sources, seed=self.wanted.seed
+        )
+        part = Part(num_clips_asked=len(clips), manifest_sha256=manifest.sha256, wanted_sha256=self.wanted.sha256)
+        self.book.add_part(part, manifest)
+        self.make(range(first_new, self.book.store.num_shards))
+        if any(self.book.num_ok(shard) for shard in range(first_new, self.book.store.num_shards)):
+            self.book.close()
+        else:
+            self.book.drop_last_part()
 
-def _missing_shards(root: Path, store: StoreFile, retry_failed: bool) -> list[int]:
-    return [shard for shard in range(store.num_shards) if not _is_done(root, store, shard, retry_failed)]
-
-
-def _is_done(root: Path, store: StoreFile, shard: int, retry_failed: bool) -> bool:
-    sidecar = read_sidecar(sidecar_path(root, store, shard))
-    tar = tar_path(root, store, shard)
-    if sidecar is None or not tar.exists() or tar.stat().st_size != sidecar.tar_size:
-        return False
-    return not (retry_failed and not all(sidecar.ledger["ok"].to_pylist()))
-
-
-def _tasks(manifest: Manifest, root: Path, store: StoreFile, shards: Iterable[int]) -> Iterator[ShardTask]:
-    size = store.clips_per_shard
-    for shard in shards:
-        clips = tuple(manifest.clips(shard * size, (shard + 1) * size))
-        yield ShardTask(root.resolve(), manifest.root, store, shard, clips)
-
-
-def _make_shards(manifest: Manifest, root: Path, store: StoreFile, missing: list[int], options: IngestOptions) -> None:
-    tasks = _tasks(manifest, root, store, missing)
-    size = store.clips_per_shard
-    num_clips = sum(min(size, len(manifest) - shard * size) for shard in missing)
-    reports = run_in_process(tasks) if options.num_workers == 0 else run_on_ray(tasks, options.num_workers)
-    _follow(reports, num_clips, options.max_failures)
-
-
-def _follow(reports: Iterator[ShardProgress], num_clips: int, max_failures: float) -> None:
-    """Shows progress, and stops a run in which too large a share of clips fails."""
-    num_done, failures = 0, list[LedgerRow]()
-    with ProgressDisplay("clips", num_clips) as display:
-        for report in reports:
-            num_done += report.num_done
-            failures.extend(report.failures)
-            display.advance(report.num_done, f"{len(failures)} failed")
-            if num_done >= MIN_CLIPS_FOR_FAILURE_SHARE and len(failures) > max_failures * num_done:
-                raise _too_many_failures(failures, num_done, max_failures)
+    def _available(self, clips: list[Clip]) -> list[Clip]:
+        """Those whose file there is now, after fetching."""
+        if not clips:
+            return []
+        fetcher = self._fetcher(self.wanted, [])
+        if fetcher is not None:
+            with self._executor() as executor, ProgressDisplay("clips to try again", len(clips)) as display:
+                for _ in fetch_all([clip.source for clip in clips], executor, fetcher):
+                    display.advance(0, fetcher.note)
+        sources = open_sources(self.wanted.sources)
+        return [clip for clip in clips if isinstance(find_source(sources, clip), SourceFile)]
 
 
 def _too_many_failures(failures: list[LedgerRow], num_done: int, max_failures: float) -> InputError:
@@ -162,77 +260,3 @@ def _too_many_failures(failures: list[LedgerRow], num_done: int, max_failures: f
         f"({reasons}; for instance {failures[0].key}: {failures[0].detail}). Mend the source and run again with "
         "--retry-failed, or allow more"
     )
-
-
-def _close(root: Path, store: StoreFile, max_failures: float) -> StoreFile:
-    """Writes index.json, SHA256SUMS and, last, store.json with its snapshot."""
-    sidecars = [_required_sidecar(root, store, shard) for shard in range(store.num_shards)]
-    failures = [LedgerRow(**row) for side in sidecars for row in side.ledger.to_pylist() if not row["ok"]]
-    if len(failures) == store.num_clips_asked:
-        raise InputError(
-            f"not one of {len(failures)} clips could be had: for instance {failures[0].key}: {failures[0].reason}, "
-            f"{failures[0].detail}. Mend the source and run again with --retry-failed"
-        )
-    if len(failures) > max_failures * store.num_clips_asked:
-        raise _too_many_failures(failures, store.num_clips_asked, max_failures)
-    _write_if_new(root / INDEX_FILE, _wids_index(root, store, sidecars))
-    # Looked at even where the tars stay as they were: a clip tried again may fail in another way.
-    _write_if_new(root / CHECKSUM_FILE, _checksums(root, store, sidecars))
-    closed = store.model_copy(update={"snapshots": (_snapshot(store, sidecars),)})
-    if closed != store:
-        write_store_file(root, closed)
-    return closed
-
-
-def _write_if_new(path: Path, content: str) -> None:
-    if not path.exists() or path.read_text() != content:
-        atomic_write(path, content)
-
-
-def _required_sidecar(root: Path, store: StoreFile, shard: int) -> Sidecar:
-    sidecar = read_sidecar(sidecar_path(root, store, shard))
-    if sidecar is None:
-        raise InputError(f"shard {store.shard_stem(shard)} of {root} went missing during the ingest; run it again")
-    return sidecar
-
-
-def _snapshot(store: StoreFile, sidecars: list[Sidecar]) -> Snapshot:
-    digest = hashlib.sha256(json.dumps(store.recipe(), sort_keys=True).encode())
-    for sidecar in sidecars:
-        digest.update(sidecar.tar_sha256.encode())
-    num_clips = sum(int(np.sum(side.ledger["ok"].to_numpy())) for side in sidecars)
-    num_values = num_clips * store.fbank.num_frames * store.fbank.num_mel_bins
-    total = sum(float(np.nansum(side.ledger["fbank_sum"].to_numpy())) for side in sidecars)
-    total_sq = sum(float(np.nansum(side.ledger["fbank_sum_sq"].to_numpy())) for side in sidecars)
-    mean = total / num_values
-    std = float(np.sqrt(max(total_sq / num_values - mean * mean, 0.0)))
-    return Snapshot(
-        number=1,
-        num_shards=store.num_shards,
-        num_clips=num_clips,
-        mean=mean,
-        std=std,
-        fingerprint=digest.hexdigest(),
-    )
-
-
-def _wids_index(root: Path, store: StoreFile, sidecars: list[Sidecar]) -> str:
-    """The index of wids-style readers."""
-    shards = [
-        {
-            "url": tar_path(root, store, shard).relative_to(root).as_posix(),
-            "nsamples": int(np.sum(sidecar.ledger["ok"].to_numpy())),
-            "filesize": sidecar.tar_size,
-        }
-        for shard, sidecar in enumerate(sidecars)
-    ]
-    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": store.dataset, "shardlist": shards}
-    return json.dumps(index, indent=1) + "\n"
-
-
-def _checksums(root: Path, store: StoreFile, sidecars: list[Sidecar]) -> str:
-    """For `sha256sum -c`; the tars' hashes were taken as they were written."""
-    sums = {tar_path(root, store, shard): side.tar_sha256 for shard, side in enumerate(sidecars)}
-    for path in [sidecar_path(root, store, shard) for shard in range(store.num_shards)] + [root / INDEX_FILE]:
-        sums[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return "".join(f"{digest}  {path.relative_to(root).as_posix()}\n" for path, digest in sorted(sums.items()))

@@ -28,9 +28,10 @@ class Reason(StrEnum):
     RATE_LIMITED = "rate_limited"  # HTTP 429 or a sign-in wall: the server wants fewer requests
     NETWORK = "network"  # the connection, the server or the name service failed
     TIMEOUT = "timeout"  # not done within the time limit
+    DOWNLOADER = "downloader"  # yt-dlp failed, or could make nothing of the answer: a newer one may
 
 
-TRANSIENT = frozenset({Reason.FORBIDDEN, Reason.RATE_LIMITED, Reason.NETWORK, Reason.TIMEOUT})
+TRANSIENT = frozenset({Reason.FORBIDDEN, Reason.RATE_LIMITED, Reason.NETWORK, Reason.TIMEOUT, Reason.DOWNLOADER})
 
 
 class ClipError(Exception):
@@ -67,9 +68,17 @@ SCHEMA = pa.schema(
         pa.field("hog_offset", pa.int64()),
         pa.field("audio_offset", pa.int64()),
         pa.field("audio_size", pa.int64()),
+        # the bytes of all the clip's members, headers and padding among them, and their CRC-32
+        pa.field("sample_offset", pa.int64()),
+        pa.field("sample_size", pa.int64()),
+        pa.field("sample_crc32", pa.int64()),
+        # of the fbank's values alone: equal for equal audio
+        pa.field("fbank_sha256", pa.string()),
         # frames of the clip itself; the rest of the fbank is its repetition
         pa.field("num_frames", pa.int32()),
+        # where in the source file the window begins, and where the clip itself does
         pa.field("crop_start_ms", pa.int64()),
+        pa.field("clip_start_ms", pa.int64()),
         pa.field("source_sha256", pa.string()),
         pa.field("codec", pa.string()),
         pa.field("source_rate_hz", pa.int32()),
@@ -99,8 +108,13 @@ class LedgerRow:
     hog_offset: int | None = None
     audio_offset: int | None = None
     audio_size: int | None = None
+    sample_offset: int | None = None
+    sample_size: int | None = None
+    sample_crc32: int | None = None
+    fbank_sha256: str | None = None
     num_frames: int | None = None
     crop_start_ms: int | None = None
+    clip_start_ms: int | None = None
     source_sha256: str | None = None
     codec: str | None = None
     source_rate_hz: int | None = None

@@ -1,15 +1,20 @@
 """Where stores lie: a folder, or a prefix in an object store. One interface, whole files only.
 
-Names are relative, with '/'. A file appears whole or not at all. What goes wrong is an OSError (FileNotFoundError for what
-isn't there), whose text never holds credentials.
+Names are relative, with '/'. A file appears whole or not at all. What goes wrong is an OSError (FileNotFoundError for
+what isn't there), whose text never holds credentials.
 """
 
+import re
+import shutil
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from ingest.atomic import atomic_path, exclusive, remove_stale
+from manifests.errors import InputError
 
 
 class Location(ABC):
@@ -77,19 +82,27 @@ class Location(ABC):
         """Removes a file, if there is one."""
 
     @abstractmethod
+    def delete_folder(self, name: str) -> None:
+        """Removes all files below a folder, hidden ones too, if there is one."""
+
+    @abstractmethod
     def local_copy(self, name: str) -> AbstractContextManager[Path]:
         """Yields a path on this machine that holds the file's content as long as the context lasts."""
 
     @abstractmethod
     def lock(self, work: str, name: str = "") -> AbstractContextManager[None]:
-        """Holds a lock that no other process gets, on this or another machine; ends with this process, however that ends.
+        """Holds a lock that no other process gets, here or elsewhere; it ends with this process, however that ends.
 
-        Raises InputError, naming `work`, when another one holds it.
+        Raises InputError, naming `work`, when another one holds it; at the end OSError when an object store's was lost.
         """
 
     @abstractmethod
     def remove_stale(self, folder: str = "") -> None:
         """Removes what killed writers left in `folder`; call it only when no writer is at work there."""
+
+    @abstractmethod
+    def zarr_store(self, name: str) -> Any:
+        """What zarr.open_group takes for a folder in here."""
 
     def write(self, name: str, content: bytes | str) -> None:
         """Replaces a file (text as UTF-8)."""
@@ -130,8 +143,11 @@ class LocalFolder(Location):
             return file.read(num_bytes)
 
     def size(self, name: str) -> int | None:
-        path = self._path / name
-        return path.stat().st_size if path.is_file() else None
+        try:
+            status = (self._path / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def files(self, folder: str = "") -> list[str]:
         found = (path.relative_to(self._path) for path in (self._path / folder).rglob("*") if path.is_file())
@@ -152,9 +168,16 @@ class LocalFolder(Location):
     def delete(self, name: str) -> None:
         (self._path / name).unlink(missing_ok=True)
 
+    def delete_folder(self, name: str) -> None:
+        if (self._path / name).is_dir():
+            shutil.rmtree(self._path / name)
+
     @contextmanager
     def local_copy(self, name: str) -> Iterator[Path]:
-        yield self._path / name
+        path = self._path / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        yield path
 
     def lock(self, work: str, name: str = "") -> AbstractContextManager[None]:
         return exclusive(self._path, work, name)
@@ -162,14 +185,21 @@ class LocalFolder(Location):
     def remove_stale(self, folder: str = "") -> None:
         remove_stale(self._path / folder)
 
+    def zarr_store(self, name: str) -> Path:
+        return self._path / name
 
-def open_location(address: str | Path) -> Location:
+
+def open_location(address: "str | Path | Location") -> Location:
     """The location at a path or a URL (s3://, gs://, az://, file://).
 
     Raises InputError for a URL of another kind, or one with credentials in it.
     """
+    if isinstance(address, Location):
+        return address
     text = str(address)
     if "://" not in text:
+        if re.match(r"[a-z][a-z0-9]+:/", text):  # as a Path makes of a URL, too
+            raise InputError(f"{text.partition(':')[0]}:/ is neither a folder nor a URL; a URL has two slashes, ://")
         return LocalFolder(Path(text))
     # Imported here: most stores are folders, and workers start faster without it.
     from ingest.objectstore import open_object_store

@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ingest.decode import measure_duration_s, open_audio
-from ingest.featurise import source_path
+from ingest.decoder import decode_duration_s
 from ingest.ledger import ClipError
+from ingest.window import source_path
 from manifests.clips import MAX_KEY_BYTES, Clip, Manifest, make_manifest
 from manifests.errors import InputError
 
@@ -35,8 +35,7 @@ def _segments(manifest: Manifest, clip: Clip, segment_ms: int) -> Iterator[Clip]
     first_ms, end_ms = clip.start_ms or 0, clip.end_ms
     if end_ms is None:
         try:
-            with open_audio(source_path(manifest.root, clip.source)) as source:
-                duration_s = source.info.duration_s or measure_duration_s(source)
+            duration_s = decode_duration_s(source_path(manifest.root, clip.source))
         except ClipError:
             duration_s = None
         if duration_s is None:

@@ -1,22 +1,24 @@
 """A shard: a plain WebDataset tar and the sidecar Parquet that is its index, ledger and commit."""
 
 import hashlib
-import io
 import json
-import tarfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from ingest.atomic import atomic_path
 from ingest.featurise import CLIPPING_PEAK, SILENCE_PEAK, Features, featurise
-from ingest.layout import StoreFile, sidecar_path, tar_path
+from ingest.layout import StoreFile
 from ingest.ledger import SCHEMA, ClipError, LedgerRow
-from manifests.clips import Clip, read_parquet, write_parquet
+from ingest.location import Location, open_location
+from ingest.sources import SourceFile, Unavailable, local_source
+from ingest.tarwriter import TarWriter
+from manifests.clips import Clip, write_parquet
 from manifests.errors import InputError
 
 # A worker tells how far it is every so many clips.
@@ -25,138 +27,179 @@ CLIPS_PER_REPORT = 10
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """Everything that a worker needs to make one shard; small enough to send anywhere."""
+    """Everything that a worker needs to make one shard; small enough to send anywhere.
 
-    store_root: Path
-    source_root: Path
+    `location`: the store's. `sources`: of each clip its file, or why it has none. `settled`: clips that failed when the
+    shard was published, and fail again for the same reason, without a try. `tar_sha256`: what the tar must come to.
+    """
+
+    location: str
     store: StoreFile
     shard: int
+    recipe_sha256: str
     clips: tuple[Clip, ...]
+    sources: tuple[SourceFile | Unavailable, ...]
+    settled: Mapping[str, LedgerRow] = field(default_factory=dict)
+    tar_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """Clips done since the last report, and the ledger rows of those that failed."""
+    """Clips of a shard done since the last report, and the ledger rows of those that failed."""
 
+    shard: int
     num_done: int
     failures: tuple[LedgerRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """A committed shard: its tar's sha256 and size, and its ledger."""
+    """A committed shard: its tar's sha256 and size, what it was made by, and its ledger."""
 
     tar_sha256: str
     tar_size: int
+    recipe_sha256: str
     ledger: pa.Table
 
 
 def write_shard(task: ShardTask) -> Iterator[ShardProgress]:
     """Makes one shard, telling its progress; its sidecar's appearance says that it is whole.
 
-    The bytes depend on the task alone.
+    The bytes depend on the task alone. Raises InputError, and leaves what there is, when a clip that the shard holds can't
+    be had any more, or the tar doesn't come to the bytes that it must have.
     """
-    rows = []
+    location = open_location(task.location)
+    tar_name, sidecar_name = task.store.tar_name(task.shard), task.store.sidecar_name(task.shard)
+    rows: list[LedgerRow] = []
     reported = 0
-    had = _clips_in_shard(task)
-    with atomic_path(tar_path(task.store_root, task.store, task.shard)) as temporary:
+    had = _clips_in_shard(task, location)
+    with location.writing(tar_name) as temporary:
         with temporary.open("wb") as file:
-            writer = _TarWriter(file)
-            for clip in task.clips:
-                rows.append(_add_clip(writer, clip, task))
-                _refuse_loss(rows[-1], had, task)
+            writer = TarWriter(file)
+            for clip, source in zip(task.clips, task.sources, strict=True):
+                rows.append(task.settled.get(clip.key) or _add_clip(writer, clip, source, task.store))
+                _refuse_loss(rows[-1], had, f"{location}/{sidecar_name}")
                 if len(rows) - reported == CLIPS_PER_REPORT:
-                    yield _progress(rows[reported:])
+                    yield _progress(task, rows[reported:])
                     reported = len(rows)
             writer.close()
-        _drop_sidecar(task)
-    _commit(task, rows, writer)
-    yield _progress(rows[reported:])
+        if task.tar_sha256 not in (None, writer.sha256):
+            raise _other_bytes(task, location)
+        # An old sidecar must not vouch for the tar that is about to take its tar's place.
+        location.delete(sidecar_name)
+    _commit(location, sidecar_name, rows, writer, task.recipe_sha256)
+    yield _progress(task, rows[reported:])
 
 
-def read_sidecar(path: Path) -> Sidecar | None:
-    """The sidecar at `path`, None where there is none. Raises InputError for a damaged one."""
-    if not path.exists():
+def read_sidecar(location: Location, name: str) -> Sidecar | None:
+    """The sidecar of that name, None where there is none. Raises InputError for a damaged one."""
+    try:
+        content = location.read(name)
+    except FileNotFoundError:
         return None
     try:
-        table = read_parquet(path)
+        table = pq.read_table(pa.BufferReader(content))
         about = json.loads(table.schema.metadata[b"shard"])
         ledger = table.replace_schema_metadata(None).cast(SCHEMA)
         ledger.validate(full=True)
-        return Sidecar(about["tar_sha256"], about["tar_size"], ledger)
+        return Sidecar(about["tar_sha256"], about["tar_size"], about["recipe_sha256"], ledger)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run the ingest command again") from error
+        raise InputError(
+            f"{location}/{name} is damaged ({error}); run `featurestore repair`, or delete it and run the ingest "
+            "command again"
+        ) from error
 
 
-def _clips_in_shard(task: ShardTask) -> set[str]:
+def _clips_in_shard(task: ShardTask, location: Location) -> set[str]:
     """Keys of the clips that the shard holds already, when it is made once more."""
-    sidecar = read_sidecar(sidecar_path(task.store_root, task.store, task.shard))
+    try:
+        sidecar = read_sidecar(location, task.store.sidecar_name(task.shard))
+    except InputError:
+        if task.tar_sha256 is None:
+            raise
+        return set()  # the bytes that the tar must come to guard it
     return set() if sidecar is None else {row["key"] for row in sidecar.ledger.to_pylist() if row["ok"]}
 
 
-def _refuse_loss(row: LedgerRow, had: set[str], task: ShardTask) -> None:
+def _refuse_loss(row: LedgerRow, had: set[str], sidecar: str) -> None:
     if not row.ok and row.key in had:
-        path = sidecar_path(task.store_root, task.store, task.shard)
         raise InputError(
-            f"clip {row.key} is in shard {path.stem} and can't be had any more ({row.reason}: {row.detail}); the shard "
-            f"stays as it is. Restore the source, or delete {path} to go on without the clip"
+            f"clip {row.key} is in {PurePosixPath(sidecar).stem} and can't be had any more ({row.reason}: "
+            f"{row.detail}); the shard stays as it is. Restore the source, or delete {sidecar} to go on without the clip"
         )
 
 
-def _drop_sidecar(task: ShardTask) -> None:
-    """An old sidecar must not vouch for the tar that is about to take its tar's place."""
-    sidecar_path(task.store_root, task.store, task.shard).unlink(missing_ok=True)
+def _other_bytes(task: ShardTask, location: Location) -> InputError:
+    now = {name: version(name) for name in task.store.versions if name != "python"}
+    changed = [
+        f"{name} {was} then, {now[name]} now" for name, was in task.store.versions.items() if now.get(name, was) != was
+    ]
+    return InputError(
+        f"{location}: {task.store.shard_stem(task.shard)} can't be made anew with the bytes that its snapshot names: a "
+        f"source has changed, or a library has ({', '.join(changed) or 'the versions are the same'}); the shard stays as "
+        "it is. Restore the sources, or ingest into another store"
+    )
 
 
-def _commit(task: ShardTask, rows: list[LedgerRow], writer: "_TarWriter") -> None:
-    about = json.dumps({"tar_sha256": writer.sha256, "tar_size": writer.size})
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA.with_metadata({"shard": about}))
-    with atomic_path(sidecar_path(task.store_root, task.store, task.shard)) as temporary:
+def _commit(location: Location, name: str, rows: list[LedgerRow], writer: TarWriter, recipe_sha256: str) -> None:
+    about = {"tar_sha256": writer.sha256, "tar_size": writer.size, "recipe_sha256": recipe_sha256}
+    schema = SCHEMA.with_metadata({"shard": json.dumps(about)})
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+    with location.writing(name) as temporary:
         write_parquet(table, temporary)
 
 
-def _progress(rows: list[LedgerRow]) -> ShardProgress:
-    return ShardProgress(len(rows), tuple(row for row in rows if not row.ok))
+def _progress(task: ShardTask, rows: list[LedgerRow]) -> ShardProgress:
+    return ShardProgress(task.shard, len(rows), tuple(row for row in rows if not row.ok))
 
 
-def _add_clip(writer: "_TarWriter", clip: Clip, task: ShardTask) -> LedgerRow:
+def _add_clip(writer: TarWriter, clip: Clip, source: SourceFile | Unavailable, store: StoreFile) -> LedgerRow:
     """Featurises one clip into the tar; a clip that can't be had becomes a row with a reason."""
-    store = task.store
     try:
-        features = featurise(clip, task.source_root, store.fbank, store.hog, store.seed, store.keep_audio)
+        if isinstance(source, Unavailable):
+            raise ClipError(source.reason, source.detail)
+        with local_source(source) as path:
+            features = featurise(clip, path, store, source.is_cut)
     except ClipError as error:
         return LedgerRow(clip.key, ok=False, reason=error.reason.value, detail=error.detail)
+    start = writer.start_sample()
     fbank_offset = writer.add_array(f"{clip.key}.fbank.npy", features.fbank)
     hog_offset = writer.add_array(f"{clip.key}.hog.npy", features.hog)
     audio_offset = None if features.flac is None else writer.add(f"{clip.key}.flac", features.flac)
     writer.add(f"{clip.key}.json", _sample_json(clip, features, store))
-    return _ledger_row(clip, features, store, fbank_offset, hog_offset, audio_offset)
-
-
-def _ledger_row(
-    clip: Clip, features: Features, store: StoreFile, fbank_offset: int, hog_offset: int, audio_offset: int | None
-) -> LedgerRow:
-    window, values = features.window, features.fbank.astype(np.float64)
-    peak = float(np.abs(window.waveform).max())
-    return LedgerRow(
-        key=clip.key,
-        ok=True,
+    row = _ledger_row(clip, features, store)
+    return replace(
+        row,
         fbank_offset=fbank_offset,
         hog_offset=hog_offset,
         audio_offset=audio_offset,
+        sample_offset=start,
+        sample_size=writer.size - start,
+        sample_crc32=writer.sample_crc32,
+    )
+
+
+def _ledger_row(clip: Clip, features: Features, store: StoreFile) -> LedgerRow:
+    """The row of a clip, but for its place in the tar."""
+    window, values = features.window, features.fbank.astype(np.float64)
+    return LedgerRow(
+        key=clip.key,
+        ok=True,
         audio_size=None if features.flac is None else len(features.flac),
+        fbank_sha256=hashlib.sha256(features.fbank.data).hexdigest(),
         num_frames=features.num_frames,
         crop_start_ms=window.start_ms,
+        clip_start_ms=window.clip_start_ms,
         source_sha256=features.source_sha256,
         codec=window.info.codec,
         source_rate_hz=window.info.sample_rate_hz,
         num_channels=window.info.num_channels,
         duration_s=window.info.duration_s,
-        peak=peak,
+        peak=features.peak,
         rms=float(np.sqrt(np.mean(np.square(window.waveform, dtype=np.float64)))),
-        silent=peak < SILENCE_PEAK,
+        silent=features.peak < SILENCE_PEAK,
         short=window.waveform.size < store.fbank.num_samples,
-        clipped=peak >= CLIPPING_PEAK,
+        clipped=features.peak >= CLIPPING_PEAK,
         fbank_sum=float(values.sum()),
         fbank_sum_sq=float(np.square(values).sum()),
     )
@@ -178,43 +221,3 @@ def _sample_json(clip: Clip, features: Features, store: StoreFile) -> bytes:
         "num_frames": features.num_frames,
     }
     return json.dumps(about, ensure_ascii=False).encode()
-
-
-class _TarWriter:
-    """Writes an uncompressed ustar archive with fixed owner and time, hashing it on the way."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def add(self, name: str, content: bytes) -> int:
-        """Appends a member; returns the offset of its content in the archive."""
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        info.mode = 0o444
-        self._write(info.tobuf(tarfile.USTAR_FORMAT))
-        offset = self.size
-        self._write(content)
-        self._write(bytes(-self.size % tarfile.BLOCKSIZE))
-        return offset
-
-    def add_array(self, name: str, array: np.ndarray[Any, Any]) -> int:
-        """Appends an array as npy; returns the offset of its data."""
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-        return self.add(name, buffer.getvalue()) + buffer.tell() - array.nbytes
-
-    def close(self) -> None:
-        """Writes the end of the archive."""
-        self._write(bytes(2 * tarfile.BLOCKSIZE))
-        self._write(bytes(-self.size % tarfile.RECORDSIZE))
-
-    def _write(self, content: bytes) -> None:
-        self._file.write(content)
-        self._digest.update(content)
-        self.size += len(content)

@@ -21,7 +21,7 @@ from training.evaluate import evaluate as evaluate_student
 from training.iterations import EVAL_FILE, IterationResult, run_iterations
 from training.loop import LAST
 from training.predict import Predictor
-from training.run import choose_run, open_run, recorded_store
+from training.run import choose_run, open_recorded_snapshot, open_run, recorded_store
 from training.splits import choose_split
 
 app = typer.Typer(
@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="The store's folder. Default: the only store under ./data.")
+    str | None, typer.Option("--store", help="The store's folder or URL. Default: the only store under ./data.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 RunOrCheckpoint = Annotated[Path, typer.Argument(help="A run's folder (its last iteration), or a checkpoint file.")]
@@ -58,13 +58,14 @@ def run(
 
     Example: training run --iter 2 --preset tiny --teacher efficientat
     """
-    opened = Store(choose_store(store))
+    address = choose_store(store)
     chosen = choose_device(device)
     name = preset or ("base" if chosen.type == "cuda" else "tiny")
     shortcuts = {"distill.teacher": teacher, "data.eval_fold": eval_fold, "seed": seed}
     shortened = [f"{key}={json.dumps(value)}" for key, value in shortcuts.items() if value is not None]
     config = load_config(name, [*(changes or []), *shortened])
-    target = folder or Path("runs") / f"{opened.root.resolve().name}-{Path(name).stem}"
+    target = folder or Path("runs") / f"{address.name}-{Path(name).stem}"
+    opened = open_recorded_snapshot(target, address)
     with open_run(opened, config, target, chosen) as training_run:
         print(
             f"{target}: preset {name} on {chosen.type}, {len(training_run.split.train)} clips to train on, "
@@ -97,7 +98,8 @@ def evaluate(
     if split is not None or fold is not None:
         data = data.model_copy(update={"eval_split": split, "eval_fold": fold})
     part = choose_split(opened, data, about.seed, for_training=False)
-    if about.store_fingerprint == opened.snapshot.fingerprint and part.name != about.held_out:
+    known = {snapshot.fingerprint for snapshot in opened.file.snapshots}
+    if about.store_fingerprint in known and part.name != about.held_out:
         _warn(f"the model was trained with {about.held_out} held out; it has seen clips of {part.name}")
     result = evaluate_student(
         load_student(checkpoint).to(chosen), opened, part, about.normalisation, chosen, one_label=about.one_label

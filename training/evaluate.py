@@ -54,7 +54,7 @@ def evaluate(
     labels = torch.from_numpy(store.labels(split.held_out))
     labelled = labels.any(1)
     if not labelled.any():
-        raise InputError(f"no clip of {split.name} in {store.root} has a label to evaluate against")
+        raise InputError(f"no clip of {split.name} in {store.location} has a label to evaluate against")
     labels, rows = labels[labelled], split.held_out[labelled.numpy()]
     scores, pooled = predict_rows(student, store, rows, normalisation, device, one_label=one_label)
     return Evaluation(
@@ -95,10 +95,10 @@ def check_fits(about: About, store: Store) -> None:
     if about.vocabulary.ids != store.file.vocabulary.ids:
         raise InputError(
             f"the checkpoint knows {len(about.vocabulary)} labels ({', '.join(about.vocabulary.ids[:3])} ...), "
-            f"{store.root} has {store.num_classes} others; evaluate it on a store of the same labels"
+            f"{store.location} has {store.num_classes} others; evaluate it on a store of the same labels"
         )
     if about.model.num_frames > store.file.fbank.num_frames:
         raise InputError(
-            f"the checkpoint takes {about.model.num_frames} frames and {store.root} holds "
+            f"the checkpoint takes {about.model.num_frames} frames and {store.location} holds "
             f"{store.file.fbank.num_frames}; ingest with --num-frames {about.model.num_frames}"
         )

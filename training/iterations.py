@@ -232,7 +232,7 @@ def _about(run: Run, stage: Stage, iteration: int, num_steps: int, cache: Teache
         vocabulary=file.vocabulary,
         one_label=run.one_label,
         teacher_dim=None if cache is None else cache.embedding_dim,
-        teacher=None if cache is None else {"name": cache.path.stem, **cache.attributes.provenance},
+        teacher=None if cache is None else {"name": cache.name, **cache.attributes.provenance},
         store_fingerprint=snapshot.fingerprint,
         data=run.config.data,
         seed=run.config.seed,

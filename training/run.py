@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from featurestore.store import Store
 from ingest.atomic import atomic_write, exclusive, remove_stale
+from ingest.location import Location
 from manifests.errors import InputError
 from training.config import RunConfig, differences
 from training.distill import teacher_columns
@@ -41,7 +42,7 @@ def open_run(store: Store, config: RunConfig, folder: Path, device: torch.device
     """
     if config.model.num_frames > store.file.fbank.num_frames:
         raise InputError(
-            f"the model takes {config.model.num_frames} frames and {store.root} holds {store.file.fbank.num_frames}: "
+            f"the model takes {config.model.num_frames} frames and {store.location} holds {store.file.fbank.num_frames}: "
             f"set model.num_frames={store.file.fbank.num_frames}, or ingest with --num-frames {config.model.num_frames}"
         )
     split = choose_split(store, config.data, config.seed)
@@ -70,7 +71,7 @@ def _check_distillation(store: Store, config: RunConfig, split: Split) -> None:
         return
     if not store.labels(split.train).any():
         raise InputError(
-            f"no clip to train on in {store.root} has a label; do Multi-SSL alone with --set distill.optimiser.epochs=0"
+            f"no clip to train on in {store.location} has a label; do Multi-SSL alone with --set distill.optimiser.epochs=0"
         )
     if distill.teacher not in (NO_TEACHER, OWN_TEACHER):
         cache = open_teacher(store, distill.teacher, split)
@@ -118,7 +119,7 @@ def _keep_config(folder: Path, config: RunConfig) -> None:
 def _keep_store(folder: Path, store: Store) -> None:
     path = folder / STORE_FILE
     about = {
-        "store": str(store.root.resolve()),
+        "store": _address(store),
         "dataset": store.file.dataset,
         "snapshot": store.snapshot.number,
         "fingerprint": store.snapshot.fingerprint,
@@ -128,19 +129,36 @@ def _keep_store(folder: Path, store: Store) -> None:
         if known["fingerprint"] != about["fingerprint"]:
             raise InputError(
                 f"{folder} was trained on {known['store']} with fingerprint {known['fingerprint'][:12]}; "
-                f"{store.root} now has {store.snapshot.fingerprint[:12]}: choose another folder with --run"
+                f"{store.location} now has {store.snapshot.fingerprint[:12]}: choose another folder with --run"
             )
     else:
         atomic_write(path, json.dumps(about, indent=1) + "\n")
 
 
-def recorded_store(checkpoint: Path) -> Path | None:
+def _address(store: Store) -> str:
+    """The store's address, from wherever the run is read."""
+    return str(store.location) if store.location.folder is None else str(store.location.folder.resolve())
+
+
+def open_recorded_snapshot(folder: Path, address: Location) -> Store:
+    """The store as the run in `folder` knows it, however it has grown since; its last snapshot for a new run."""
+    store = Store(address)
+    path = folder / STORE_FILE
+    if path.exists():
+        known = _read_json(path)["fingerprint"]
+        for snapshot in store.file.snapshots[:-1]:
+            if snapshot.fingerprint == known:
+                return Store(address, snapshot.number)
+    return store
+
+
+def recorded_store(checkpoint: Path) -> str | None:
     """The store that the run of a checkpoint was trained on, where both are still there."""
     path = checkpoint.resolve().parent.parent.parent / STORE_FILE
     if not path.exists():
         return None
-    store = Path(_read_json(path)["store"])
-    return store if store.is_dir() else None
+    store = str(_read_json(path)["store"])
+    return store if "://" in store or Path(store).is_dir() else None
 
 
 def choose_run(folder: Path | None) -> Path:

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from featurestore.store import Store
@@ -40,7 +41,7 @@ def choose_split(store: Store, config: DataConfig, seed: int, *, for_training: b
         chosen = _by_share(store, config.holdout_share, seed)
     if not len(chosen.held_out) or (for_training and not len(chosen.train)):
         raise InputError(
-            f"{store.root}: with {chosen.name} held out there are {len(chosen.train)} clips to train on and "
+            f"{store.location}: with {chosen.name} held out there are {len(chosen.train)} clips to train on and "
             f"{len(chosen.held_out)} to evaluate; both need at least one"
         )
     return chosen
@@ -48,7 +49,7 @@ def choose_split(store: Store, config: DataConfig, seed: int, *, for_training: b
 
 def _by_split(store: Store, name: str) -> Split:
     if name not in store.splits:
-        raise InputError(f"{store.root} has no split {name!r}; it has: {', '.join(store.splits) or 'none'}")
+        raise InputError(f"{store.location} has no split {name!r}; it has: {', '.join(store.splits) or 'none'}")
     held_out, all_rows = store.rows(split=name), store.rows()
     # Other evaluation parts aren't for training either.
     apart = [store.rows(split=other) for other in store.splits if other in EVAL_NAMES or other == name]
@@ -58,7 +59,7 @@ def _by_split(store: Store, name: str) -> Split:
 def _by_fold(store: Store, fold: int) -> Split:
     if fold not in store.folds:
         folds = ", ".join(map(str, store.folds)) or "none"
-        raise InputError(f"{store.root} has no fold {fold}; it has: {folds}")
+        raise InputError(f"{store.location} has no fold {fold}; it has: {folds}")
     held_out = store.rows(fold=fold)
     listed = len(store.rows(fold=fold, asked=True))
     return Split(np.setdiff1d(store.rows(), held_out), held_out, listed, f"fold {fold}")
@@ -67,7 +68,7 @@ def _by_fold(store: Store, fold: int) -> Split:
 def _by_share(store: Store, share: float, seed: int) -> Split:
     """Held out by a hash of the source: its segments stay together, and on their side when other clips come."""
     rows = store.rows(asked=True)
-    sources = store.manifest.table["source"].to_pylist()
+    sources = store.column("source").take(pa.array(rows)).to_pylist()
     digests = [hashlib.sha256(f"{seed}:{source}".encode()).digest()[:8] for source in sources]
     held_out = np.array([int.from_bytes(digest, "big") < share * 2**64 for digest in digests])
     ok = store.ok[rows]

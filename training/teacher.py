@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from featurestore.teachers.base import FbankInput, Teacher, TeacherOutput, WaveformInput
-from ingest.featurise import file_sha256
+from ingest.window import file_sha256
 from manifests.vocabulary import Vocabulary
 from training.checkpoint import Checkpoint, load_checkpoint, load_student
 from training.inference import infer

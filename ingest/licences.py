@@ -1,0 +1,61 @@
+"""What is known of the terms of public datasets, by dataset name."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Licence:
+    """`hub_id` is Hugging Face's id; `url` leads to the text; `terms` says what it covers; `citation` is BibTeX."""
+
+    hub_id: str
+    name: str
+    url: str
+    terms: str
+    citation: str
+
+
+_ESC = (
+    "@inproceedings{piczak2015esc, title={{ESC}: Dataset for Environmental Sound Classification}, "
+    "author={Piczak, Karol J.}, booktitle={ACM Multimedia}, pages={1015--1018}, year={2015}, "
+    "doi={10.1145/2733373.2806390}}"
+)
+
+LICENCES = {
+    "audioset": Licence(
+        hub_id="other",
+        name="audioset-labels-cc-by-4.0",
+        url="https://creativecommons.org/licenses/by/4.0/",
+        terms="AudioSet's labels and lists are Google's, under CC BY 4.0. The sounds are not covered by it: they "
+        "belong to those who uploaded the videos, and so does whatever of them these features and audio members hold.",
+        citation="@inproceedings{gemmeke2017audioset, title={Audio Set: An ontology and human-labeled dataset for "
+        "audio events}, author={Gemmeke, Jort F. and Ellis, Daniel P. W. and Freedman, Dylan and Jansen, Aren and "
+        "Lawrence, Wade and Moore, R. Channing and Plakal, Manoj and Ritter, Marvin}, booktitle={ICASSP}, "
+        "pages={776--780}, year={2017}, doi={10.1109/ICASSP.2017.7952261}}",
+    ),
+    "vggsound": Licence(
+        hub_id="other",
+        name="vggsound-labels-cc-by-4.0",
+        url="https://creativecommons.org/licenses/by/4.0/",
+        terms="VGGSound's labels and lists are its authors', under CC BY 4.0. The sounds are not covered by it: they "
+        "belong to those who uploaded the videos, and so does whatever of them these features and audio members hold.",
+        citation="@inproceedings{chen2020vggsound, title={{VGGSound}: A Large-Scale Audio-Visual Dataset}, "
+        "author={Chen, Honglie and Xie, Weidi and Vedaldi, Andrea and Zisserman, Andrew}, booktitle={ICASSP}, "
+        "pages={721--725}, year={2020}, doi={10.1109/ICASSP40776.2020.9053174}}",
+    ),
+    "esc50": Licence(
+        hub_id="cc-by-nc-3.0",
+        name="CC BY-NC 3.0",
+        url="https://creativecommons.org/licenses/by-nc/3.0/",
+        terms="ESC-50 is Karol J. Piczak's, under CC BY-NC 3.0: not for commercial use. Each recording is its "
+        "Freesound author's, credited in the LICENSE file of ESC-50.",
+        citation=_ESC,
+    ),
+    "esc10": Licence(
+        hub_id="cc-by-3.0",
+        name="CC BY 3.0",
+        url="https://creativecommons.org/licenses/by/3.0/",
+        terms="ESC-10 is Karol J. Piczak's, under CC BY 3.0. Each recording is its Freesound author's, credited in the "
+        "LICENSE file of ESC-50.",
+        citation=_ESC,
+    ),
+}

@@ -1,0 +1,102 @@
+"""Mutated real files through the whole path: finite features or a typed reason, no crash, no hang."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tests.ingest.audio_writers import Track, mux, sound, write
+
+Rng = np.random.Generator
+# What lengths, counts and rates are set to.
+EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF, 2**63 - 1)
+
+
+def originals(folder: Path) -> list[Path]:
+    """Small files of each container and codec."""
+    folder.mkdir()
+    short, wide, low = sound(0.6, 44_100, 2), sound(0.6, 48_000), sound(0.6, 8_000)
+    for name, subtype in (("a.wav", "PCM_16"), ("b.wav", "FLOAT"), ("c.wav", "MS_ADPCM"), ("d.flac", "PCM_16")):
+        write(folder / name, short, subtype=subtype)
+    for name in ("e.ogg", "f.mp3", "g.aiff", "h.caf", "i.au"):
+        write(folder / name, short)
+    write(folder / "j.opus", wide, 48_000, "OPUS", format="OGG")
+    write(folder / "k.wav", low, 8_000, "GSM610")
+    mux(folder / "l.m4a", Track(short, "aac"))
+    mux(folder / "m.m4a", Track(short, "aac"), options={"movflags": "frag_keyframe+empty_moov"})
+    mux(folder / "n.webm", Track(wide, "libopus", 48_000), video="libvpx")
+    mux(folder / "o.mkv", Track(short, "flac"))
+    mux(folder / "p.mp4", Track(short, "aac"), video="mpeg4")
+    mux(folder / "q.avi", Track(short, "libmp3lame"), video="mpeg4")
+    mux(folder / "r.aac", Track(short, "aac"), form="adts")
+    mux(folder / "s.ts", Track(short, "aac"), form="mpegts")
+    mux(folder / "t.flv", Track(short, "libmp3lame"))
+    mux(folder / "u.wma", Track(short, "wmav2", bit_rate=64_000), form="asf")
+    mux(folder / "v.m4a", Track(short, "alac"))
+    mux(folder / "w.ac3", Track(short, "ac3"))
+    mux(folder / "x.amr", Track(low, "libopencore_amrnb", 8_000), form="amr")
+    mux(folder / "y.wv", Track(short, "wavpack"))
+    return sorted(folder.iterdir())
+
+
+def _place(content: bytearray, rng: Rng) -> int:
+    """A byte of the file: of its header every second time, where a change does most."""
+    most = len(content) if rng.random() < 0.5 else min(len(content), 200)
+    return int(rng.integers(most)) if most else 0
+
+
+def flip_bits(content: bytearray, other: bytes, rng: Rng) -> None:
+    for _ in range(int(rng.integers(1, 20)) if content else 0):
+        content[_place(content, rng)] ^= 1 << int(rng.integers(8))
+
+
+def cut(content: bytearray, other: bytes, rng: Rng) -> None:
+    del content[_place(content, rng) :]
+
+
+def zero(content: bytearray, other: bytes, rng: Rng) -> None:
+    start, size = _place(content, rng), int(rng.integers(1, 4000))
+    content[start : start + size] = bytes(len(content[start : start + size]))
+
+
+def double(content: bytearray, other: bytes, rng: Rng) -> None:
+    start, size = _place(content, rng), int(rng.integers(1, 4000))
+    content[start:start] = content[start : start + size]
+
+
+def drop(content: bytearray, other: bytes, rng: Rng) -> None:
+    start, size = _place(content, rng), int(rng.integers(1, 4000))
+    del content[start : start + size]
+
+
+def noise(content: bytearray, other: bytes, rng: Rng) -> None:
+    start, size = _place(content, rng), int(rng.integers(1, 400))
+    content[start : start + size] = rng.bytes(len(content[start : start + size]))
+
+
+def set_field(content: bytearray, other: bytes, rng: Rng) -> None:
+    start, size = _place(content, rng), int(rng.choice([1, 2, 4, 8]))
+    value = int(rng.choice(np.array(EXTREMES, np.uint64))) % 256**size
+    content[start : start + size] = value.to_bytes(size, "little" if rng.random() < 0.5 else "big")
+
+
+def splice(content: bytearray, other: bytes, rng: Rng) -> None:
+    start, size = int(rng.integers(len(other))), int(rng.integers(1, 20_000))
+    place = _place(content, rng)
+    content[place : place + int(rng.integers(2)) * size] = other[start : start + size]
+
+
+MUTATIONS: tuple[Callable[[bytearray, bytes, Rng], None], ...] = (
+    *(flip_bits, cut, zero, double, drop, noise, splice),
+    *(set_field, set_field, set_field),
+)
+
+
+def mutant(seed: int, files: list[Path]) -> tuple[str, bytes]:
+    """The suffix and content of the mutant that belongs to `seed`: one of the files, changed in one to four places."""
+    rng = np.random.default_rng(seed)
+    victim, donor = (files[int(place)] for place in rng.integers(len(files), size=2))
+    content, other = bytearray(victim.read_bytes()), donor.read_bytes()
+    for place in rng.integers(len(MUTATIONS), size=int(rng.integers(1, 5))):
+        MUTATIONS[int(place)](content, other, rng)
+    return victim.suffix, bytes(content)
