@@ -9,15 +9,19 @@ from rich.table import Table
 from rich.text import Text
 
 from featurestore.build import build_teacher
+from featurestore.copying import Choice, copy_clips
 from featurestore.device import choose_device
+from featurestore.leakage import find_leaks
 from featurestore.repair import repair as repair_store
 from featurestore.repair import teachers_to_build
+from featurestore.selection import choose_rows
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.teachers.registry import load_teacher
 from featurestore.verify import verify as find_problems
 from featurestore.verifyshard import Problem
 from ingest.layout import choose_store
+from ingest.location import open_location
 from manifests.console import run
 from manifests.errors import InputError
 
@@ -86,6 +90,57 @@ def repair(
         raise typer.Exit(1)
 
 
+@app.command()
+def subset(
+    to: Annotated[str, typer.Option(help="The new store's folder or URL.")],
+    store: StoreArgument = None,
+    label: Annotated[list[str] | None, typer.Option(help="A label's id or name; may be given several times.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="A file of keys, one a line.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Only this fold.")] = None,
+    name: Annotated[str | None, typer.Option(help="The new dataset's name. Default: the old one.")] = None,
+) -> None:
+    """Copy chosen clips into a store of their own; neither sources nor teachers are needed.
+
+    Example: featurestore subset data/audioset --to data/dogs --label Dog --label Bark
+    """
+    opened = Store(choose_store(store))
+    rows = choose_rows(opened, labels=label or (), keys_file=keys, split=split, fold=fold)
+    _copy([Choice(opened, rows)], to, name or opened.file.dataset)
+
+
+@app.command()
+def merge(
+    stores: Annotated[list[str], typer.Argument(help="The stores to merge: folders or URLs.")],
+    to: Annotated[str, typer.Option(help="The new store's folder or URL.")],
+    name: Annotated[str | None, typer.Option(help="The new dataset's name. Default: the old ones, with '+'.")] = None,
+) -> None:
+    """Copy several stores into one; labels are joined by their ids.
+
+    Example: featurestore merge data/audioset data/vggsound --to data/both
+    """
+    opened = [Store(choose_store(store)) for store in stores]
+    dataset = name or "+".join(dict.fromkeys(one.file.dataset for one in opened))
+    _copy([Choice(one, one.rows(asked=True)) for one in opened], to, dataset)
+
+
+@app.command()
+def leakage(
+    stores: Annotated[list[str], typer.Argument(help="One store, to compare its splits or folds, or several.")],
+) -> None:
+    """Find recordings, and sounds that are equal, on both sides of a split. Exit status 1 when there are some.
+
+    Example: featurestore leakage data/audioset
+    """
+    leaks = find_leaks([Store(choose_store(store)) for store in stores])
+    for leak in leaks[:MAX_PROBLEMS_SHOWN]:
+        print(leak)
+    if leaks:
+        print(f"{len(leaks)} leaks in {', '.join(stores)}")
+        raise typer.Exit(1)
+    print(f"{', '.join(stores)}: no recording and no sound is on two sides")
+
+
 @app.command("build-teacher")
 def build_teacher_command(
     model: Annotated[str, typer.Option(help="The teacher: efficientat, or checkpoint for a model of ours.")],
@@ -120,6 +175,13 @@ def _cache_name(name: str) -> str:
     if not name.replace("-", "").replace("_", "").isalnum():
         raise InputError(f"--name {name!r} can't be a cache's name: use letters, digits, '-' and '_'")
     return name
+
+
+def _copy(choices: list[Choice], to: str, name: str) -> None:
+    target = open_location(to)
+    store = copy_clips(choices, target, name)
+    snapshot = store.snapshots[-1]
+    print(f"{target}: {snapshot.num_clips} of {snapshot.num_clips_asked} clips in {snapshot.num_shards} shards")
 
 
 def _print_problems(problems: list[Problem]) -> None:

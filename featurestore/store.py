@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ingest.index import read_index
+from ingest.index import last_rows, read_index
 from ingest.layout import MANIFEST_FILE, STORE_FILE, TEACHER_FOLDER, Snapshot, StoreFile, read_store_file
 from ingest.location import Location, open_location
 from ingest.shards import read_sidecar
 from ingest.sources import ClipSources, open_sources
-from manifests.clips import Clip
+from manifests.clips import Clip, Sources
 from manifests.errors import InputError
 from manifests.parts import ManifestFile
 
@@ -36,7 +36,7 @@ class Store:
         self.location = open_location(address)
         self.file: StoreFile = read_store_file(self.location)
         self.snapshot: Snapshot = _choose_snapshot(self.location, self.file, snapshot)
-        num_rows = self.snapshot.num_clips_asked
+        num_rows = self.snapshot.num_rows
         try:
             content = pa.BufferReader(self.location.read(MANIFEST_FILE))
         except OSError as error:
@@ -86,7 +86,7 @@ class Store:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of the manifest, a value a row."""
-        return self._manifest.columns(name, num_rows=self.snapshot.num_clips_asked)[name]
+        return self._manifest.columns(name, num_rows=self.snapshot.num_rows)[name]
 
     @cached_property
     def fbank_offset(self) -> NDArray[np.int64]:
@@ -109,7 +109,7 @@ class Store:
 
     @cached_property
     def _clips(self) -> pa.Table:
-        return self._manifest.columns(num_rows=self.snapshot.num_clips_asked)
+        return self._manifest.columns(num_rows=self.snapshot.num_rows)
 
     def sources(self, row: int) -> ClipSources:
         """What finds the source of a row's clip. Raises InputError when the sources' folder is gone."""
@@ -117,6 +117,10 @@ class Store:
         if part not in self._sources:
             self._sources[part] = open_sources(self._manifest.sources[part])
         return self._sources[part]
+
+    def sources_of_shard(self, shard: int) -> Sources:
+        """Where the sources of a shard's clips are found."""
+        return self._manifest.sources[self._shard_rows[shard][0]]
 
     def ledger(self, row: int) -> dict[str, Any]:
         """All that a row's sidecar says of its clip, by the ledger's columns."""
@@ -178,13 +182,8 @@ class Store:
     @property
     def _asked(self) -> NDArray[np.bool_]:
         """One row of every clip: the last one, of a clip that was tried again."""
-        chosen = np.ones(len(self.ok), bool)
-        if self.snapshot.num_parts > 1:
-            codes = self._keys.dictionary_encode().indices.to_numpy()
-            last = np.zeros(codes.max() + 1, np.int64)
-            last[codes] = np.arange(len(codes))
-            chosen = last[codes] == np.arange(len(codes))
-        return chosen
+        one_part = self.snapshot.num_parts == 1
+        return np.ones(len(self.ok), bool) if one_part else last_rows(self.column("key"))
 
     @cached_property
     def splits(self) -> list[str]:

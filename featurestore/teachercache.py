@@ -90,13 +90,14 @@ class TeacherCache:
 
     def embeddings(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The pooled embeddings (len(rows), D) of the store's `rows`, float32; NaN where there are none."""
-        return self._gather("embedding", rows)
+        return self.gather("embedding", rows)
 
     def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The logits (len(rows), C) of the store's `rows`, in the order of `attributes.vocabulary`, float32."""
-        return self._gather("logits", rows)
+        return self.gather("logits", rows)
 
-    def _gather(self, output: Output, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def gather(self, output: Output, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """An output (len(rows), ...) of the store's `rows`, float32; NaN where there is none."""
         values = np.empty((len(rows), *self._array(output).shape[1:]), np.float32)
         shards, positions = np.divmod(self._store.teacher_rows(rows), self._store.file.clips_per_shard)
         for shard in np.unique(shards):
@@ -159,6 +160,11 @@ class TeacherCache:
     @property
     def outputs(self) -> list[Output]:
         return list(self._arrays)
+
+    def row_shape(self, output: Output) -> tuple[int, ...]:
+        """The shape of one row of an output."""
+        shape: tuple[int, ...] = self._array(output).shape[1:]
+        return shape
 
     def _array(self, output: Output) -> Any:
         if output not in self._arrays:

@@ -132,7 +132,7 @@ def _check_snapshots(store: StoreFile, index: Index | None, parts: list[Manifest
         return
     for snapshot in store.snapshots:
         then = store.model_copy(update={"parts": store.parts[: snapshot.num_parts]})
-        rows = Index(index.table.slice(0, snapshot.num_clips_asked), index.shards[: snapshot.num_shards])
+        rows = Index(index.table.slice(0, snapshot.num_rows), index.shards[: snapshot.num_shards])
         if make_snapshot(then, rows, snapshot.number) != snapshot:
             yield Problem(
                 INDEX_FILE, None, f"doesn't come to the fingerprint and figures of snapshot {snapshot.number}"

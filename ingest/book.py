@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ingest.describe import StoreFacts, describe
-from ingest.index import Index, checksums, extended, make_snapshot, read_index, shard_entry, wids_index, write_index
+from ingest.describe import StoreFacts, describe, described_files
+from ingest.index import Index, checksums, extended, last_rows, make_snapshot, read_index, shard_entry, wids_index, write_index
 from ingest.layout import (
     CHECKSUM_FILE,
     MANIFEST_FILE,
@@ -93,7 +93,7 @@ class Book:
             and self.index is not None
             and len(self.index.shards) >= self.store.num_shards_published
         ):
-            self._write_checksums(self.index, sorted(describe(self._facts(self.index))))
+            self._write_checksums(self.index, described_files(self._facts(self.index)))
 
     def close(self) -> None:
         """Publishes all shards as a snapshot (or finds that they are), with all that is derived from them.
@@ -115,7 +115,7 @@ class Book:
         described = describe(self._facts(index))
         for name, text in {WIDS_FILE: wids_index(self.store, index), **described}.items():
             self._write_if_new(name, text)
-        self._write_checksums(index, sorted(described))
+        self._write_checksums(index, list(described))
         self._write_if_new(STORE_FILE, store_text(self.store))
 
     def published_index(self) -> Index:
@@ -154,10 +154,11 @@ class Book:
     def _facts(self, index: Index) -> StoreFacts:
         store, snapshot = self.store, self.store.snapshots[-1]
         asked = pa.concat_tables([part.table for part in self.parts[: snapshot.num_parts]])
-        ledger = index.table.slice(0, snapshot.num_clips_asked)
+        ledger = index.table.slice(0, snapshot.num_rows)
         clips = asked.select(["key", "labels", "split", "fold"])
         for name in ("ok", "reason"):
             clips = clips.append_column(name, ledger[name])
+        clips = clips.filter(pa.array(last_rows(clips["key"])))
         shards = index.shards[: snapshot.num_shards]
         return StoreFacts(
             dataset=store.dataset,
@@ -217,8 +218,8 @@ def open_book(location: Location, wanted: Manifest, new: StoreFile, *, append: b
     known = any(part.wanted_sha256 == wanted.sha256 for part in store.parts)
     if not known and not append:
         raise InputError(
-            f"{location} holds another store: it differs in the list of clips. Choose another folder with --store, delete "
-            "this one, or add what is new with --append"
+            f"{location} holds another store: it differs in the list of clips. Choose another folder with --store, "
+            "delete this one, or add what is new with --append"
         )
     book = Book(location, store, _parts(location, store, wanted), read_index(location) if store.snapshots else None)
     if known:
@@ -275,8 +276,8 @@ def _append(book: Book, wanted: Manifest, part: Part) -> None:
             new.append(clip)
         elif known[clip.key] != clip:
             raise InputError(
-                f"{book.location} has a clip {clip.key} already, with another source, time, label or split; leave it out, "
-                "or ingest into another store"
+                f"{book.location} has a clip {clip.key} already, with another source, time, label or split; leave it "
+                "out, or ingest into another store"
             )
     if new:
         manifest = make_manifest(wanted.dataset, new, wanted.vocabulary, wanted.sources, seed=wanted.seed)

@@ -13,10 +13,11 @@ from manifests.geometry import PatchGrid
 # The split that `datasets` shows: shards mix the store's own splits, which stand in each clip's json.
 HUB_SPLIT = "clips"
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
-_LIST = {"labels": "string", "label_names": "string", "label_indices": "int64"}
-_SCALARS = {
+# The fields of KEY.json and their types; those that are lists apart.
+LIST_FIELDS = {"labels": "string", "label_names": "string", "label_indices": "int64"}
+SAMPLE_FIELDS = {
     "key": "string",
-    **_LIST,
+    **LIST_FIELDS,
     "split": "string",
     "fold": "int64",
     "source": "string",
@@ -68,8 +69,8 @@ def _front_matter(facts: StoreFacts) -> str:
     lines += _array("hog.npy", hog_shape(facts))
     lines += ["  - name: flac", "    dtype: binary"] if facts.keep_audio else []
     lines += ["  - name: json", "    struct:"]
-    for name, dtype in _SCALARS.items():
-        lines += [f"    - name: {name}", f"      {'list' if name in _LIST else 'dtype'}: {dtype}"]
+    for name, dtype in SAMPLE_FIELDS.items():
+        lines += [f"    - name: {name}", f"      {'list' if name in LIST_FIELDS else 'dtype'}: {dtype}"]
     lines += [f"  - name: {name}\n    dtype: string" for name in ("__key__", "__url__")]
     return "\n".join([*lines, "---", ""])
 

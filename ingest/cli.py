@@ -245,8 +245,8 @@ def _sources(listed: Listed, target: Location) -> Sources:
         folder = Path(listed.source)
         if not folder.is_dir():
             raise InputError(
-                f"--source {listed.source}: no such folder; give youtube, a folder of files named by their ids, or a URL "
-                "such as http://host/{id}.m4a"
+                f"--source {listed.source}: no such folder; give youtube, a folder of files named by their ids, or a "
+                "URL such as http://host/{id}.m4a"
             )
         return Sources(kind="named_by_id", address=str(folder.resolve()))
     video_url(listed.source, "a" * 11)  # refuses a template that isn't one

@@ -6,12 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from ingest.card import LIST_FIELDS, SAMPLE_FIELDS, hog_shape
 from ingest.coverage import StoreFacts
 from ingest.layout import MANIFEST_FILE, SHARD_FOLDER
 from ingest.ledger import SCHEMA as LEDGER_SCHEMA
 from ingest.licences import LICENCES
 from manifests.clips import SCHEMA as MANIFEST_SCHEMA
-from manifests.geometry import PatchGrid
 
 VERSION = "http://mlcommons.org/croissant/1.1"
 _CONTEXT: dict[str, Any] = {
@@ -59,19 +59,7 @@ _CONTEXT: dict[str, Any] = {
 }
 _TEXT, _INTEGER, _FLOAT, _BOOLEAN, _FLOAT16 = "sc:Text", "sc:Integer", "sc:Float", "sc:Boolean", "cr:Float16"
 _MEDIA_TYPES = {".csv": "text/csv", ".txt": "text/plain"}
-_SAMPLE_FIELDS = {
-    "key": _TEXT,
-    "labels": _TEXT,
-    "label_names": _TEXT,
-    "label_indices": _INTEGER,
-    "split": _TEXT,
-    "fold": _INTEGER,
-    "source": _TEXT,
-    "source_sha256": _TEXT,
-    "start_ms": _INTEGER,
-    "num_frames": _INTEGER,
-}
-_LIST_FIELDS = ("labels", "label_names", "label_indices")
+_TYPES = {"string": _TEXT, "int64": _INTEGER}
 
 
 def croissant_json(facts: StoreFacts, tables: dict[str, str]) -> str:
@@ -80,9 +68,7 @@ def croissant_json(facts: StoreFacts, tables: dict[str, str]) -> str:
     Every tar and table has its sha256. The record sets clips, ledger, coverage and missing can be read by mlcroissant;
     samples, fbank and hog say what the tars' members are, which it can't open (json and npy inside a tar).
     """
-    num_frames, num_mel_bins = facts.fbank.num_frames, facts.fbank.num_mel_bins
-    grid = PatchGrid(num_frames=num_frames)
-    shapes = {"fbank": (num_frames, num_mel_bins), "hog": (grid.num_time, grid.num_freq, facts.hog.num_orientations)}
+    shapes = {"fbank": (facts.fbank.num_frames, facts.fbank.num_mel_bins), "hog": hog_shape(facts)}
     licence = LICENCES.get(facts.dataset)
     metadata = {
         "@context": _CONTEXT,
@@ -144,9 +130,9 @@ def _file_set(name: str, includes: str, media_type: str) -> dict[str, Any]:
 
 def _samples() -> dict[str, Any]:
     fields = [
-        _field("samples", name, data_type, {"fileSet": {"@id": "json-files"}, "extract": {"jsonPath": f"$.{name}"}})
-        | ({"isArray": True, "arrayShape": "-1"} if name in _LIST_FIELDS else {})
-        for name, data_type in _SAMPLE_FIELDS.items()
+        _field("samples", name, _TYPES[dtype], {"fileSet": {"@id": "json-files"}, "extract": {"jsonPath": f"$.{name}"}})
+        | ({"isArray": True, "arrayShape": "-1"} if name in LIST_FIELDS else {})
+        for name, dtype in SAMPLE_FIELDS.items()
     ]
     return _record_set("samples", "KEY.json of the clips that are in the shards.", "key", fields)
 

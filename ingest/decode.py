@@ -20,7 +20,7 @@ SOUNDFILE_SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"},
 )
 # On broken files the decoders' bindings raise these besides their own.
-DECODER_ERRORS = (soundfile.LibsndfileError, DecoderError, ValueError, RuntimeError, ArithmeticError, AssertionError)
+DECODER_ERRORS = (soundfile.LibsndfileError, DecoderError, ValueError, RuntimeError, ArithmeticError)
 # An MP3's frames lean on those before: right after a seek they come out as silence.
 MP3_LEAD_S = 0.5
 # What a broken header says may be anything, and memory follows it: no recorder is slower or faster, none runs longer.

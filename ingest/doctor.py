@@ -31,7 +31,7 @@ OLD_AFTER_DAYS = 60
 # fbank and HOG of 1024 frames, the JSON and the tar's headers.
 BYTES_PER_CLIP = 280_000
 SCARCE_BYTES, NEEDED_BYTES = 10e9, 1e9
-TIME_LIMIT_S, CONNECT_LIMIT_S = 60.0, 5.0
+TIME_LIMIT_S, CONNECT_LIMIT_S = 120.0, 5.0
 _RATE_HZ = 48_000
 _GET_YT_DLP = 'pip install -U "yt-dlp[default]"'
 
@@ -163,10 +163,6 @@ def _tone() -> np.ndarray[Any, np.dtype[np.float32]]:
     return (0.5 * np.sin(2 * np.pi * 440 * np.arange(_RATE_HZ // 2) / _RATE_HZ)).astype(np.float32)
 
 
-def _write_with_libsndfile(path: Path) -> None:
-    soundfile.write(path, _tone(), _RATE_HZ)
-
-
 def _write_with_ffmpeg(path: Path) -> None:
     import av
 
@@ -180,7 +176,7 @@ def _write_with_ffmpeg(path: Path) -> None:
 
 
 _WRITERS: dict[str, Callable[[Path], None]] = {
-    **dict.fromkeys(("wav", "flac", "ogg", "mp3"), _write_with_libsndfile),
+    **dict.fromkeys(("wav", "flac", "ogg", "mp3"), lambda path: soundfile.write(path, _tone(), _RATE_HZ)),
     **dict.fromkeys(("m4a", "webm"), _write_with_ffmpeg),
 }
 

@@ -94,8 +94,8 @@ class _InProcess:
 def on_ray(num_workers: int | None, address: str | None) -> Iterator[Executor]:
     """On the Ray cluster at `address`, or on a Ray of this machine with `num_workers` processes (None: one a core).
 
-    Only tasks and reports pass through the driver: a worker reads and writes files itself. On a cluster all of its cores
-    are used, unless `num_workers` says fewer.
+    Only tasks and reports pass through the driver: a worker reads and writes files itself. On a cluster all of its
+    cores are used, unless `num_workers` says fewer.
     """
     ray = _start_ray(num_workers, address)
     try:
@@ -173,6 +173,6 @@ class _OnRay:
             raise error.cause from error
         except self._ray.exceptions.RayError as error:
             raise InputError(
-                f"a worker process died again and again ({type(error).__name__}); what was finished is kept: run the same "
-                "command again, with fewer --workers if memory is short, or with --workers 0 to see at which clip"
+                f"a worker process died again and again ({type(error).__name__}); what was finished is kept: run the "
+                "same command again, with fewer --workers if memory is short, or with --workers 0 to see at which clip"
             ) from error

@@ -49,8 +49,8 @@ def window_fbank(waveform: NDArray[np.float32], spec: FbankSpec) -> NDArray[np.f
 def featurise(clip: Clip, path: Path, store: StoreFile, is_cut: bool | None = False) -> Features:
     """File to features, as the store's recipe says. Raises ClipError with the reason why a clip can't be had.
 
-    `is_cut`: see :func:`ingest.window.read_window`. The HOG is that of the fbank as stored (float16), so that anyone can
-    compute it again from the shard.
+    `is_cut`: see :func:`ingest.window.read_window`. The HOG is that of the fbank as stored (float16), so that anyone
+    can compute it again from the shard.
     """
     spec = store.fbank
     window_s = spec.num_samples / spec.sample_rate_hz

@@ -170,8 +170,9 @@ class Fetcher:
         now = self._clock()
         if self._guard.gave_up:
             raise InputError(
-                f"the server has refused {self._guard.num_blocks} times in a row, with longer and longer pauses between; "
-                "what was fetched is kept. Run the same command again tomorrow, lower --rate, or give --cookies"
+                f"the server has refused {self._guard.num_blocks} times in a row, with longer and longer pauses "
+                "between; what was fetched is kept. Run the same command again tomorrow, lower --rate, or "
+                "give --cookies"
             )
         tasks = []
         while self._queue and len(self._in_flight) < self._options.num_parallel and not self.wait_s(now):

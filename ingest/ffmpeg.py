@@ -21,6 +21,8 @@ FFMPEG_FORMATS = (
 FFMPEG_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(FFMPEG_FORMATS)}
 # Decoding begins so much before the part wanted: a codec needs some packets before its output is right.
 LEAD_S = 1.0
+# After a seek the time stamps are wrong in these, by up to a second: they are decoded from their start.
+UNSEEKABLE_FORMATS = frozenset({"ogg", "ac3", "eac3"})
 # What codecs drop at a stream's start may be missing in its time stamps: only a longer gap is silence.
 MIN_GAP_S = 0.05
 # PyAV reads beyond the end of a frame's planes, and crashes, where there are more.
@@ -82,7 +84,7 @@ class FFmpegSource:
     def _blocks_for(self, start: int) -> Iterator[Block]:
         """Mono blocks, of which the first begins at `start` or before, unless the stream itself begins later."""
         early_s = start / self.info.sample_rate_hz - LEAD_S
-        if early_s > 0:
+        if early_s > 0 and self._container.format.name not in UNSEEKABLE_FORMATS:
             self._is_moved = True
             try:
                 self._container.seek(round(early_s * av.time_base) + (self._container.start_time or 0))

@@ -1,4 +1,4 @@
-"""What is written when a snapshot is closed: one index over all shards, checksums, and what other people's tools read."""
+"""What is written when a snapshot is closed: an index of all shards, checksums, and what other people's tools read."""
 
 import hashlib
 import io
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ingest.layout import (
@@ -99,6 +100,15 @@ def read_index(location: Location, *, columns: tuple[str, ...] = COLUMNS) -> Ind
         raise InputError(f"{where} is damaged ({error}); {remedy}") from error
 
 
+def last_rows(keys: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Of each key's rows the last one, which says what came of a clip that was tried again."""
+    codes = keys.combine_chunks().dictionary_encode().indices.to_numpy()
+    last = np.zeros(int(codes.max(initial=-1)) + 1, np.int64)
+    last[codes] = np.arange(len(codes))
+    is_last: NDArray[np.bool_] = last[codes] == np.arange(len(codes))
+    return is_last
+
+
 def make_snapshot(store: StoreFile, index: Index, number: int) -> Snapshot:
     """The snapshot of all parts of a store whose shards are in the index."""
     content = [store.recipe(), [part.manifest_sha256 for part in store.parts]]
@@ -113,7 +123,8 @@ def make_snapshot(store: StoreFile, index: Index, number: int) -> Snapshot:
         number=number,
         num_parts=len(store.parts),
         num_shards=len(index.shards),
-        num_clips_asked=store.num_clips_asked,
+        num_rows=store.num_rows,
+        num_clips_asked=int(np.sum(last_rows(index.table["key"]))),
         num_clips=num_clips,
         mean=mean,
         std=float(np.sqrt(max(mean_sq - mean * mean, 0.0))),

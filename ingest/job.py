@@ -38,8 +38,8 @@ class IngestOptions:
     """How to ingest.
 
     `num_workers`: 0 in this process, None one a core (or all of a cluster's); `ray_address`: a running Ray cluster;
-    `max_failures`: a share of the clips; `append`: add clips that the store was never asked for; `fetch`: how recordings
-    come into the raw cache, for manifests that need one.
+    `max_failures`: a share of the clips; `append`: add clips that the store was never asked for; `fetch`: how
+    recordings come into the raw cache, for manifests that need one.
     """
 
     num_frames: int = 1024
@@ -134,7 +134,7 @@ class _Run:
         self._check_failures(first_new)
         self.book.close()
         if published:
-            self._retry(published[-1].num_clips_asked)
+            self._retry(published[-1].num_rows)
 
     def make(self, shards: Sequence[int]) -> None:
         """Makes shards, fetching their recordings first where they come from a raw cache."""

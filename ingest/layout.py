@@ -44,7 +44,8 @@ class Snapshot(BaseModel):
     number: int
     num_parts: int
     num_shards: int
-    num_clips_asked: int  # rows of the manifest
+    num_rows: int  # of the manifest: a clip that was tried again has several
+    num_clips_asked: int
     num_clips: int  # clips that are in their shards
     mean: float  # of all fbank values
     std: float
@@ -70,7 +71,7 @@ class StoreFile(BaseModel):
     snapshots: tuple[Snapshot, ...] = ()
 
     @property
-    def num_clips_asked(self) -> int:
+    def num_rows(self) -> int:
         """Rows of the manifest, unfinished parts among them."""
         return sum(part.num_clips_asked for part in self.parts)
 

@@ -64,7 +64,7 @@ class Patience:
 
 
 def connect(root: str, patience: Patience, prefix: str | None = None) -> ObjectStore:
-    """The store of a bucket, SCHEME://BUCKET, or of a prefix in it. Raises InputError when the environment's settings are wrong."""
+    """The store of a bucket, SCHEME://BUCKET, or of a prefix in it. Raises InputError when its settings are wrong."""
     scheme, _, container = root.partition("://")
     kind = "az" if scheme in AZURE_SCHEMES else scheme.removesuffix("a")
     max_pause_s = min(5.0, patience.total_s / 20)
@@ -72,7 +72,7 @@ def connect(root: str, patience: Patience, prefix: str | None = None) -> ObjectS
         "max_retries": 1000,
         # Two rounds, each with a last request that takes its full time, end within the total: see `attempt`.
         "retry_timeout": timedelta(seconds=patience.total_s / 2 - patience.request_s),
-        "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=max_pause_s)},
+        "backoff": {"init_backoff": timedelta(seconds=max_pause_s / 50), "max_backoff": timedelta(seconds=max_pause_s)},
     }
     client: ClientConfig = {"timeout": timedelta(seconds=patience.request_s), "allow_http": _allows_http(kind)}
     try:
@@ -138,7 +138,7 @@ def attempt(operation: Callable[[], T], doing: str, patience: Patience) -> T:
                 return operation()
             except (BaseError, FileNotFoundError) as error:
                 late = number > 0 and time.monotonic() - started > patience.total_s / 2
-                if late or not _may_pass(error):
+                if late or not may_pass(error):
                     raise
         time.sleep(min(0.1 * 2**number, patience.total_s / 20))
     raise AssertionError("unreachable")
@@ -168,7 +168,8 @@ def status_of(error: Exception) -> int | None:
     return int(found[1]) if found else None
 
 
-def _may_pass(error: Exception) -> bool:
+def may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed a little later."""
     text, status = str(error), status_of(error)
     if "NoSuchUpload" in text:  # the answer to a completed upload was lost, and it was completed again
         return True

@@ -18,7 +18,7 @@ _STATE_FILE = "fetching.json"
 
 
 class RawEntry(BaseModel):
-    """What is known of a recording: its file, or the reason why there is none (none either: it was dropped after use)."""
+    """What is known of a recording: its file, or why there is none (no reason either: it was dropped after use)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

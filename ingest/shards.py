@@ -65,8 +65,8 @@ class Sidecar:
 def write_shard(task: ShardTask) -> Iterator[ShardProgress]:
     """Makes one shard, telling its progress; its sidecar's appearance says that it is whole.
 
-    The bytes depend on the task alone. Raises InputError, and leaves what there is, when a clip that the shard holds can't
-    be had any more, or the tar doesn't come to the bytes that it must have.
+    The bytes depend on the task alone. Raises InputError, and leaves what there is, when a clip that the shard holds
+    can't be had any more, or the tar doesn't come to the bytes that it must have.
     """
     location = open_location(task.location)
     tar_name, sidecar_name = task.store.tar_name(task.shard), task.store.sidecar_name(task.shard)
@@ -87,7 +87,7 @@ def write_shard(task: ShardTask) -> Iterator[ShardProgress]:
             raise _other_bytes(task, location)
         # An old sidecar must not vouch for the tar that is about to take its tar's place.
         location.delete(sidecar_name)
-    _commit(location, sidecar_name, rows, writer, task.recipe_sha256)
+    commit_sidecar(location, sidecar_name, rows, writer, task.recipe_sha256)
     yield _progress(task, rows[reported:])
 
 
@@ -124,8 +124,9 @@ def _clips_in_shard(task: ShardTask, location: Location) -> set[str]:
 def _refuse_loss(row: LedgerRow, had: set[str], sidecar: str) -> None:
     if not row.ok and row.key in had:
         raise InputError(
-            f"clip {row.key} is in {PurePosixPath(sidecar).stem} and can't be had any more ({row.reason}: "
-            f"{row.detail}); the shard stays as it is. Restore the source, or delete {sidecar} to go on without the clip"
+            f"clip {row.key} is in {PurePosixPath(sidecar).stem} and can't be had any more "
+            f"({row.reason}: {row.detail}); the shard stays as it is. Restore the source, or delete {sidecar} to go on "
+            "without the clip"
         )
 
 
@@ -136,12 +137,13 @@ def _other_bytes(task: ShardTask, location: Location) -> InputError:
     ]
     return InputError(
         f"{location}: {task.store.shard_stem(task.shard)} can't be made anew with the bytes that its snapshot names: a "
-        f"source has changed, or a library has ({', '.join(changed) or 'the versions are the same'}); the shard stays as "
-        "it is. Restore the sources, or ingest into another store"
+        f"source has changed, or a library has ({', '.join(changed) or 'the versions are the same'}); the shard stays "
+        "as it is. Restore the sources, or ingest into another store"
     )
 
 
-def _commit(location: Location, name: str, rows: list[LedgerRow], writer: TarWriter, recipe_sha256: str) -> None:
+def commit_sidecar(location: Location, name: str, rows: list[LedgerRow], writer: TarWriter, recipe_sha256: str) -> None:
+    """Writes the sidecar of the tar that `writer` wrote: from then on the shard exists."""
     about = {"tar_sha256": writer.sha256, "tar_size": writer.size, "recipe_sha256": recipe_sha256}
     schema = SCHEMA.with_metadata({"shard": json.dumps(about)})
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)

@@ -121,13 +121,12 @@ class NamedById:
             subfolders.sort()
             inside = Path(folder).relative_to(root)
             for file in sorted(files):
-                stem, extension = os.path.splitext(file)
-                # Both readings of a name that starts with Y; that of an id takes precedence for a file of that id.
-                matches = (_NAME_WITHOUT_Y.fullmatch(stem), _NAME.fullmatch(stem))
-                if extension.lower() in extensions:
+                path = inside / file
+                if path.suffix.lower() in extensions:
+                    # Both readings of a name that starts with Y; that of an id takes precedence for a file of that id.
+                    matches = (_NAME_WITHOUT_Y.fullmatch(path.stem), _NAME.fullmatch(path.stem))
                     for match in {m["id"]: m for m in matches if m}.values():
-                        name = (inside / file).as_posix()
-                        self._names.setdefault(match["id"], []).append((match["start"], name))
+                        self._names.setdefault(match["id"], []).append((match["start"], path.as_posix()))
         if not self._names:
             raise InputError(
                 f"{root} has no file named by a YouTube id (such as ID.m4a, YID.wav, ID_30.flac, ID_30000_40000.wav, "

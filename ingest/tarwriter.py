@@ -38,6 +38,10 @@ class TarWriter:
         self._write(bytes(-self.size % tarfile.BLOCKSIZE))
         return offset
 
+    def copy(self, members: bytes) -> None:
+        """Appends members as they lie in another tar, headers and padding included."""
+        self._write(members)
+
     def add_array(self, name: str, array: np.ndarray[Any, Any]) -> int:
         """Appends an array as npy; returns the offset of its data."""
         buffer = io.BytesIO()

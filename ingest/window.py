@@ -56,8 +56,8 @@ def read_window(
 ) -> Window:
     """Decodes the clip's window, at most `window_s` long. Raises ClipError.
 
-    `is_cut`: the file holds the clip alone (True), the recording that the clip's times refer to (False), or one of them,
-    which its length tells (None).
+    `is_cut`: the file holds the clip alone (True), the recording that the clip's times refer to (False), or one of
+    them, which its length tells (None).
     """
     with open_audio(path) as source:
         clip = _in_file(clip, is_cut, source.info.duration_s)

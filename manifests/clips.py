@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -104,7 +105,7 @@ class Manifest:
         for row in self.table.slice(start, length).to_pylist():
             yield Clip(**{**row, "labels": tuple(row["labels"])})
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of the content (rows, order, vocabulary, dataset), the same for every version of Parquet."""
         digest = hashlib.sha256(json.dumps([self.dataset, self.vocabulary.model_dump()]).encode())

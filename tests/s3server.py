@@ -25,9 +25,16 @@ SECRET_KEY = "k9XuUsecretVv7/notForLogs"
 _BUCKET_NUMBERS = itertools.count()
 # Ends with the test process, however that ends: its input is a pipe from there.
 _SERVER = """
-import logging, sys
+import logging, sys, threading
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+# Conditional writes are atomic, as S3's are: moto looks and writes in two steps.
+one_at_a_time, answer = threading.Lock(), DomainDispatcherApplication.__call__
+def answer_alone(*arguments):
+    with one_at_a_time:
+        return answer(*arguments)
+DomainDispatcherApplication.__call__ = answer_alone
 server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
@@ -229,22 +236,22 @@ def _reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
+@pytest.fixture(name="s3_server", scope="session")
+def s3_server_fixture() -> Iterator[S3Server]:
     """A server for all tests, which take buckets of their own."""
     with running_s3_server() as server:
         yield server
 
 
-@pytest.fixture
-def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(name="s3")
+def s3_fixture(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """s3://BUCKET, empty; the environment, of commands started here too, reaches it."""
     _reach(s3_server.endpoint, monkeypatch)
     return f"s3://{s3_server.new_bucket()}"
 
 
-@pytest.fixture
-def flaky_s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, FlakyProxy]]:
+@pytest.fixture(name="flaky_s3")
+def flaky_s3_fixture(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, FlakyProxy]]:
     """s3://BUCKET, empty, and the proxy that the environment reaches it through."""
     with running_proxy(s3_server.port) as (server, proxy):
         _reach(server.endpoint, monkeypatch)

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +171,26 @@ def test_the_lists_are_of_what_is_there(store: Path, arrays: Arrays) -> None:
         present = [key for key in sorted(keys_of(arrays)) if split_of[key] == split]
         assert (store / f"present_{split}.txt").read_text().split() == present
     assert (store / "missing.csv").read_text().splitlines() == ["key,split,reason", "s07,train,not_audio"]
+
+
+def test_croissant_has_the_files_sha256(store: Path) -> None:
+    distribution = json.loads((store / "croissant.json").read_text())["distribution"]
+    files = {file["contentUrl"]: file["sha256"] for file in distribution if "sha256" in file}
+    assert files.keys() >= {path.relative_to(store).as_posix() for path in store.glob("shards/*.tar")}
+    sums = "".join(f"{digest}  {name}\n" for name, digest in files.items())
+    subprocess.run(["sha256sum", "--check", "--strict"], input=sums.encode(), cwd=store, check=True, timeout=60)
+
+
+def test_card_and_croissant_name_the_fields_of_the_json_members(store: Path) -> None:
+    with tarfile.open(next(store.glob("shards/*.tar"))) as tar:
+        member = next(tar.extractfile(name) for name in tar.getnames() if name.endswith(".json"))
+        assert member is not None
+        fields = list(json.load(member))
+    card = (store / "README.md").read_text().split("  - name: json\n")[1].split("  - name: __key__")[0]
+    assert re.findall(r"- name: (\w+)", card) == fields
+    metadata = json.loads((store / "croissant.json").read_text())
+    (samples,) = (records for records in metadata["recordSet"] if records["@id"] == "samples")
+    assert [field["name"] for field in samples["field"]] == fields
 
 
 def test_mlcroissant_reads_the_labels(store: Path, arrays: Arrays, tmp_path: Path) -> None:

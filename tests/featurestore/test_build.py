@@ -34,11 +34,19 @@ def store(store_copy: Path) -> Store:
 def own(make_store: MakeStore) -> tuple[Store, Path]:
     """A store of 12 clips in three shards, clip07 failed, and its corpus, for a test to damage."""
     store = make_store(LABELS)
-    return store, store.manifest.root
+    return store, corpus_of(store)
 
 
 def half(values: Any) -> NDArray[np.float32]:
     return np.asarray(values).astype(np.float16).astype(np.float32)
+
+
+def corpus_of(store: Store) -> Path:
+    return Path(store.sources_of_shard(0).address)
+
+
+def tar_path(store: Store, shard: int) -> Path:
+    return store.root / store.tar_name(shard)
 
 
 def row_of(store: Store, key: str) -> int:
@@ -47,8 +55,8 @@ def row_of(store: Store, key: str) -> int:
 
 def by_hand(store: Store, row: int) -> NDArray[np.float64]:
     """Mean, root mean square and length in ms of a clip's window, decoded here."""
-    samples, rate_hz = soundfile.read(store.manifest.root / store.clip(row).source)
-    start_s, window_s = store.ledger["crop_start_ms"][row].as_py() / 1000, 41200 / 16000
+    samples, rate_hz = soundfile.read(corpus_of(store) / store.clip(row).source)
+    start_s, window_s = store.ledger(row)["crop_start_ms"] / 1000, 41200 / 16000
     start = round(start_s * rate_hz)
     window = soxr.resample(samples[start : start + round(window_s * rate_hz)], rate_hz, 16000, quality="HQ")
     return np.array([window.mean(), np.sqrt((window**2).mean()), window.size / 16])
@@ -111,7 +119,7 @@ def test_tokens_that_a_teacher_does_not_have(store: Store, fbank_stats: Any) -> 
 
     with pytest.raises(InputError, match=r"the teacher 'fbankstats' has no tokens; leave --tokens out"):
         build_teacher(store, WithoutTokens(), "stats", with_tokens=True)
-    assert not store.teacher_path("stats").exists()
+    assert store.teachers == []
 
 
 def test_tokens_of_waveforms_of_any_length(store: Store, waveform_stats: Any) -> None:
@@ -137,8 +145,9 @@ def test_a_complete_cache_is_left_alone(store: Store, fbank_stats: Any) -> None:
 def test_only_a_lost_shard_is_made_anew(store: Store, fbank_stats: Any) -> None:
     cache = build_teacher(store, fbank_stats(), "stats").cache
     before = cache.embeddings(store.rows())
-    untouched = {path: path.stat().st_mtime_ns for path in cache.path.rglob("c/*/0")}
-    lost = cache.path / "embedding/c/2/0"
+    folder = Path(cache.path)
+    untouched = {path: path.stat().st_mtime_ns for path in folder.rglob("c/*/0")}
+    lost = folder / "embedding/c/2/0"
     lost.unlink()
     again = fbank_stats()
     result = build_teacher(store, again, "stats")
@@ -146,7 +155,7 @@ def test_only_a_lost_shard_is_made_anew(store: Store, fbank_stats: Any) -> None:
     assert (result.cache.embeddings(store.rows()) == before).all()
     assert {path for path, time in untouched.items() if path.stat().st_mtime_ns != time} == {
         lost,
-        cache.path / "logits/c/2/0",
+        folder / "logits/c/2/0",
     }
 
 
@@ -222,7 +231,7 @@ def test_a_changed_source_has_no_row(own: tuple[Store, Path], waveform_stats: An
 def test_kept_audio_stands_in_for_the_source(make_store: MakeStore, waveform_stats: Any) -> None:
     store = make_store(LABELS[:6], keep_audio=True)
     from_source = build_teacher(store, waveform_stats(), "source").cache.embeddings(store.rows())
-    for path in store.manifest.root.glob("*.wav"):
+    for path in corpus_of(store).glob("*.wav"):
         path.unlink()
     result = build_teacher(store, waveform_stats(), "flac")
     assert (result.num_rows, result.failures) == (6, [])
@@ -231,23 +240,24 @@ def test_kept_audio_stands_in_for_the_source(make_store: MakeStore, waveform_sta
 
 def test_damaged_kept_audio_is_a_failure(make_store: MakeStore, waveform_stats: Any) -> None:
     store = make_store(LABELS[:6], keep_audio=True)
-    for path in store.manifest.root.glob("*.wav"):
+    for path in corpus_of(store).glob("*.wav"):
         path.unlink()
-    content = bytearray(store.tar(0).read_bytes())
-    offset = store.ledger["audio_offset"][2].as_py()
+    tar = tar_path(store, 0)
+    content = bytearray(tar.read_bytes())
+    offset = store.ledger(2)["audio_offset"]
     content[offset : offset + 200] = bytes(200)
-    store.tar(0).write_bytes(content)
-    store.tar(1).unlink()
+    tar.write_bytes(content)
+    tar_path(store, 1).unlink()
     failures = build_teacher(store, waveform_stats(), "stats").failures
     assert len(failures) == 2
     assert failures[0].startswith(f"{store.clip(2).key}: decode: ")
-    assert failures[1].startswith(f"{store.clip(5).key}: unreadable: {store.tar(1)}: No such")
+    assert failures[1].startswith(f"{store.clip(5).key}: unreadable: {store.tar_name(1)}: No such")
 
 
 def test_a_teacher_of_other_fbanks_is_refused(store: Store, fbank_stats: Any) -> None:
     with pytest.raises(InputError, match=r"'fbankstats' takes fbanks of 1024 frames, and .*copy holds 256: ingest"):
         build_teacher(store, fbank_stats(1024), "stats")
-    assert not store.teacher_path("stats").exists()
+    assert store.teachers == []
 
 
 def test_another_teacher_of_the_same_name_is_refused(store: Store, fbank_stats: Any, waveform_stats: Any) -> None:

@@ -21,9 +21,14 @@ from featurestore.build import build_teacher
 from featurestore.loader import Batch, Loader, LoaderState, sequential_batches
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
+from ingest.index import ShardEntry
 from manifests.errors import InputError
 
 Arrays = dict[str, NDArray[Any]]
+
+
+def tar_path(store: Store, shard: int) -> Path:
+    return store.root / store.tar_name(shard)
 
 
 def background_threads() -> list[str]:
@@ -202,32 +207,39 @@ def test_more_shards_than_may_be_open(
         assert_right(batch, finished_store, fbanks, hogs)
 
 
+def entries_with_size(store: Store, shard: int, size: int) -> tuple[ShardEntry, ...]:
+    """The index's entries, of which one names another size."""
+    entries = list(store.shards)
+    entries[shard] = entries[shard].model_copy(update={"tar_size": size})
+    return tuple(entries)
+
+
 def test_a_truncated_tar_names_shard_and_clip(store_copy: Path) -> None:
     store = Store(store_copy)
     row = int(store.rows()[-1])
-    tar = store.tar(row // 5)
+    tar = tar_path(store, row // 5)
     size = tar.stat().st_size
     os.truncate(tar, int(store.fbank_offset[row]) + 1000)
     key = store.clip(row).key
     with pytest.raises(InputError, match=rf"{tar.name} has \d+ bytes, and its index says {size}"):
         list(sequential_batches(store, store.rows(), 4))
     # As if it were cut while it is open.
-    store.tar_sizes[row // 5] = tar.stat().st_size
+    store.shards = entries_with_size(store, row // 5, tar.stat().st_size)
     with pytest.raises(InputError, match=rf"ends inside clip {key}: run `featurestore verify`"):
         list(Loader(store, store.rows(), 4).batches(num_steps=6))
 
 
 def test_a_removed_tar_is_named(store_copy: Path) -> None:
     store = Store(store_copy)
-    store.tar(2).unlink()
+    tar_path(store, 2).unlink()
     batches = sequential_batches(store, store.rows(), 5)
-    with pytest.raises(InputError, match=r"tiny-000002\.tar can't be opened \(No such file or directory\); run"):
+    with pytest.raises(InputError, match=r"tiny-000002\.tar is missing; run `featurestore repair`"):
         list(batches)
 
 
 def test_good_batches_come_out_before_an_error(store_copy: Path) -> None:
     store = Store(store_copy)
-    store.tar(4).unlink()
+    tar_path(store, 4).unlink()
     batches = sequential_batches(store, store.rows(), 5)
     assert [len(next(batches).rows) for _ in range(3)] == [5, 5, 5]
     with pytest.raises(InputError, match=r"tiny-000004"):
@@ -236,25 +248,25 @@ def test_good_batches_come_out_before_an_error(store_copy: Path) -> None:
 
 def test_an_unreadable_shard_is_named(store_copy: Path) -> None:
     store = Store(store_copy)
-    store.tar(0).unlink()
-    store.tar(0).mkdir()
-    store.tar_sizes[0] = store.tar(0).stat().st_size
+    tar_path(store, 0).unlink()
+    tar_path(store, 0).mkdir()
+    store.shards = entries_with_size(store, 0, tar_path(store, 0).stat().st_size)
     key = store.clip(int(store.rows()[0])).key
-    with pytest.raises(InputError, match=rf"tiny-000000\.tar can't be read at clip {key} \(Is a directory\)"):
+    with pytest.raises(InputError, match=rf"tiny-000000\.tar can't be read \(Is a directory\) inside clip {key}: run"):
         list(sequential_batches(store, store.rows()[:1], 1))
 
 
-def edit_offset(sidecar: Path, position: int, change: int) -> None:
-    table = pq.read_table(sidecar)
+def edit_offset(index: Path, row: int, change: int) -> None:
+    table = pq.read_table(index)
     offsets = table["fbank_offset"].to_pylist()
-    offsets[position] += change
-    index = table.schema.get_field_index("fbank_offset")
-    pq.write_table(table.set_column(index, table.schema.field(index), pa.array(offsets, pa.int64())), sidecar)
+    offsets[row] += change
+    column = table.schema.get_field_index("fbank_offset")
+    pq.write_table(table.set_column(column, table.schema.field(column), pa.array(offsets, pa.int64())), index)
 
 
 def test_an_index_that_makes_no_sense_comes_out_as_an_error(store_copy: Path) -> None:
     """The error is found in the background before the first batch: the consumer must not wait forever."""
-    edit_offset(store_copy / "shards/tiny-000000.parquet", 0, 16)
+    edit_offset(store_copy / "index.parquet", 0, 16)
     store = Store(store_copy)
     with pytest.raises(InputError, match=r"copy: fbank and HOG don't lie side by side; run `featurestore verify`"):
         next(sequential_batches(store, store.rows(), 5))
@@ -268,7 +280,7 @@ def test_a_store_whose_folder_moved(finished_store: Store, tmp_path: Path, fbank
 
 def test_a_damaged_cache_comes_out_as_an_error(store_copy: Path, fbank_stats: Any) -> None:
     store = Store(store_copy)
-    path = build_teacher(store, fbank_stats(), "stats").cache.path
+    path = Path(build_teacher(store, fbank_stats(), "stats").cache.path)
     chunk = path / "embedding/c/3/0"
     chunk.write_bytes(chunk.read_bytes()[:-3])
     with pytest.raises(InputError, match=r"stats\.zarr/embedding is damaged in the rows of shard 3"):

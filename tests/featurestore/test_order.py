@@ -26,7 +26,7 @@ def chosen_rows(draw: st.DrawFn) -> tuple[Rows, int]:
 
 
 def make_order(rows: Rows, clips_per_shard: int = 7, seed: int = 0, snapshot: int = 1) -> ClipOrder:
-    return ClipOrder(rows, clips_per_shard, snapshot=snapshot, seed=seed)
+    return ClipOrder(rows, rows // clips_per_shard, snapshot=snapshot, seed=seed)
 
 
 @untimed

@@ -59,7 +59,7 @@ def test_efficientat_of_real_clips(corpus: Path, tmp_path: Path) -> None:
     teacher = load_efficientat(WEIGHTS)
     result = build_teacher(store, teacher, "mn04")
     assert (result.num_rows, result.failures) == (20, [])
-    assert verify(store) == []
+    assert verify(store.location) == []
     batches = list(sequential_batches(store, store.rows(), 7, result.cache))
     cached = np.concatenate([batch.teacher for batch in batches if batch.teacher is not None])
     # A clip of 5 s is shorter than the window of 512 frames (5.135 s), and isn't looped.

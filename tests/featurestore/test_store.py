@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from featurestore.store import Store
+from ingest.index import Index, read_index, write_index
 from ingest.layout import StoreFile, choose_store
+from ingest.location import LocalFolder
+from ingest.objectstore import ObjectFolder
+from ingest.sources import SourceFile
 from manifests.errors import InputError
 
 MakeStore = Callable[..., Store]
@@ -30,7 +35,7 @@ def test_all_clips_have_rows_and_one_failed(finished_store: Store) -> None:
     assert sorted(finished_store.keys(asked)) == [f"clip{number:02d}" for number in range(23)]
     assert finished_store.keys(np.setdiff1d(asked, there)) == [FAILED]
     assert len(finished_store) == 22
-    assert finished_store.ledger["reason"][int(np.setdiff1d(asked, there)[0])].as_py() == "not_audio"
+    assert finished_store.ledger(int(np.setdiff1d(asked, there)[0]))["reason"] == "not_audio"
 
 
 def test_rows_by_split_and_fold(finished_store: Store) -> None:
@@ -53,7 +58,23 @@ def test_clips_and_shards_of_rows(finished_store: Store) -> None:
     assert [finished_store.clip(row).key for row in rows.tolist()] == finished_store.keys(rows)
     assert finished_store.keys(np.array([4, 0, 4])) == [finished_store.clip(row).key for row in (4, 0, 4)]
     assert finished_store.shard_of(np.array([0, 4, 5, 22])).tolist() == [0, 0, 1, 4]
-    assert finished_store.tar(4).name == "tiny-000004.tar"
+    assert finished_store.tar_name(4) == "shards/tiny-000004.tar"
+    assert [finished_store.rows_of_shard(shard).tolist() for shard in (1, 4)] == [[5, 6, 7, 8, 9], [20, 21, 22]]
+    assert finished_store.teacher_rows(np.array([0, 4, 22])).tolist() == [0, 4, 22]
+
+
+def test_the_ledger_is_the_sidecars(finished_store: Store) -> None:
+    for shard in range(5):
+        table = pq.read_table(finished_store.root / f"shards/tiny-{shard:06d}.parquet")
+        for row, expected in zip(finished_store.rows_of_shard(shard).tolist(), table.to_pylist(), strict=True):
+            assert finished_store.ledger(row) == expected
+
+
+def test_columns_and_sources(finished_store: Store) -> None:
+    assert finished_store.column("key").to_pylist() == finished_store.keys(np.arange(23))
+    clip = finished_store.clip(3)
+    corpus = finished_store.root.parent / "corpus"
+    assert finished_store.sources(3).find(clip) == SourceFile(str(corpus), clip.source)
 
 
 def test_offsets_stand_for_failed_clips_too(finished_store: Store) -> None:
@@ -116,8 +137,10 @@ def test_no_store(tmp_path: Path) -> None:
 
 def test_missing_sidecar_is_named(store_copy: Path) -> None:
     (store_copy / "shards/tiny-000002.parquet").unlink()
-    with pytest.raises(InputError, match=r"lacks the sidecar of shard tiny-000002; run the ingest command again"):
-        Store(store_copy)
+    store = Store(store_copy)
+    with pytest.raises(InputError, match=r"lacks the sidecar of shard tiny-000002; run `featurestore repair`"):
+        store.ledger(10)
+    assert store.ledger(9)["key"] == store.clip(9).key
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"text"', '{"format": 1}', '{"format": 1, "dataset": 3}', "\xff"])
@@ -133,18 +156,37 @@ def test_format_of_the_future(store_copy: Path) -> None:
         Store(store_copy)
 
 
-@pytest.mark.parametrize("name", ["manifest.parquet", "shards/tiny-000001.parquet"])
-@pytest.mark.parametrize("content", [b"", b"garbage" * 40, b"PAR1" + bytes(60) + b"PAR1"])
+REMEDIES = {
+    "manifest.parquet": "run the ingest command again",
+    "index.parquet": "run `featurestore repair`",
+    "shards/tiny-000001.parquet": "run `featurestore repair`",
+}
+
+
+def open_and_read_ledger(root: Path) -> None:
+    Store(root).ledger(5)
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+@pytest.mark.parametrize("content", [b"", b"garbage" * 40, b"PAR1" + bytes(60) + b"PAR1"], ids=["", "text", "zeros"])
 def test_garbage_parquet(store_copy: Path, name: str, content: bytes) -> None:
     (store_copy / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"(?s)copy/{name} is .* run the ingest command again"):
-        Store(store_copy)
+    with pytest.raises(InputError, match=rf"(?s)copy/{name} is .*{REMEDIES[name]}"):
+        open_and_read_ledger(store_copy)
 
 
-def test_truncated_parquet(store_copy: Path) -> None:
-    path = store_copy / "shards/tiny-000001.parquet"
+@pytest.mark.parametrize("name", REMEDIES)
+def test_truncated_parquet(store_copy: Path, name: str) -> None:
+    path = store_copy / name
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(InputError, match=r"tiny-000001\.parquet is damaged .* delete it and run the ingest command"):
+    with pytest.raises(InputError, match=rf"(?s)copy/{name} is .*{REMEDIES[name]}"):
+        open_and_read_ledger(store_copy)
+
+
+@pytest.mark.parametrize("name", ["manifest.parquet", "index.parquet"])
+def test_missing_tables(store_copy: Path, name: str) -> None:
+    (store_copy / name).unlink()
+    with pytest.raises(InputError, match=rf"copy/{name} (is missing|can't be read \(No such file).*; run "):
         Store(store_copy)
 
 
@@ -154,28 +196,37 @@ def test_parquet_of_another_kind(store_copy: Path) -> None:
         Store(store_copy)
 
 
-def test_sidecars_of_other_clips(store_copy: Path) -> None:
-    shards = store_copy / "shards"
-    (shards / "tiny-000000.parquet").write_bytes((shards / "tiny-000001.parquet").read_bytes())
-    with pytest.raises(InputError, match=r"the ledgers and manifest\.parquet name other clips; delete it"):
+def test_an_index_of_other_clips(store_copy: Path) -> None:
+    index = read_index(LocalFolder(store_copy))
+    order = [1, 0, *range(2, 23)]
+    write_index(LocalFolder(store_copy), Index(index.table.take(order), index.shards))
+    with pytest.raises(InputError, match=r"the index and manifest\.parquet name other clips; run `featurestore verify`"):
+        Store(store_copy)
+    write_index(LocalFolder(store_copy), Index(index.table, index.shards[:4]))
+    with pytest.raises(InputError, match=r"name other clips; run `featurestore verify`"):
+        Store(store_copy)
+    write_index(LocalFolder(store_copy), Index(index.table.slice(0, 20), index.shards))
+    with pytest.raises(InputError, match=r"manifest\.parquet and store\.json disagree|name other clips"):
         Store(store_copy)
 
 
 def test_store_file_and_manifest_disagree(store_copy: Path) -> None:
-    edit_json(store_copy / "store.json", num_clips_asked=22)
+    (part,) = json.loads((store_copy / "store.json").read_text())["parts"]
+    edit_json(store_copy / "store.json", parts=[part | {"num_clips_asked": 22}])
     with pytest.raises(InputError, match=r"manifest\.parquet and store\.json disagree"):
         Store(store_copy)
 
 
 def test_choose_store(finished_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert choose_store(Path("elsewhere")) == Path("elsewhere")
+    assert choose_store("elsewhere") == LocalFolder(Path("elsewhere"))
+    assert isinstance(choose_store("s3://bucket/store"), ObjectFolder)
     with pytest.raises(InputError, match=r"no store under \./data; make one \(`ingest demo`\)"):
         choose_store(None)
     for name in ("one", "two"):
         (tmp_path / "data" / name).mkdir(parents=True)
     (tmp_path / "data/one/store.json").write_bytes((finished_store.root / "store.json").read_bytes())
-    assert choose_store(None) == Path("data/one")
+    assert choose_store(None) == LocalFolder(Path("data/one"))
     (tmp_path / "data/two/store.json").touch()
     with pytest.raises(InputError, match=r"several stores under \./data: data/one, data/two; choose one"):
         choose_store(None)

@@ -54,7 +54,7 @@ def cache(store: Store) -> TeacherCache:
 
 
 def chunk(cache: TeacherCache, shard: int, output: str = "embedding") -> Path:
-    return cache.path / output / "c" / str(shard) / "0"
+    return Path(cache.path) / output / "c" / str(shard) / "0"
 
 
 def test_round_trip(store: Store, cache: TeacherCache) -> None:
@@ -129,7 +129,8 @@ def test_more_shards_than_are_kept_in_memory(cache: TeacherCache, monkeypatch: p
 
 def test_one_chunk_file_belongs_to_one_tar(store: Store, cache: TeacherCache) -> None:
     cache.write(1, {"embedding": shard_values(1, 4), "logits": shard_values(1, 3)})
-    files = sorted(path.relative_to(cache.path).as_posix() for path in cache.path.rglob("c/**/*") if path.is_file())
+    folder = Path(cache.path)
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("c/**/*") if path.is_file())
     assert files == [f"{output}/c/{shard}/0" for output in ("embedding", "logits") for shard in range(5)]
     assert len(list((store.root / "shards").glob("*.tar"))) == 5
     before = {shard: chunk(cache, shard).read_bytes() for shard in range(5)}
@@ -165,7 +166,7 @@ def test_an_unknown_name_lists_those_there(store: Store, cache: TeacherCache) ->
 
 
 def test_another_content_of_the_store_is_refused(store: Store, cache: TeacherCache) -> None:
-    metadata = cache.path / "zarr.json"
+    metadata = Path(cache.path) / "zarr.json"
     metadata.write_text(metadata.read_text().replace(store.snapshot.fingerprint, "f00d" * 16))
     own = store.snapshot.fingerprint[:12]
     with pytest.raises(InputError, match=rf"fingerprint f00df00df00d, the store's is {own}\); delete it and run"):
@@ -219,15 +220,16 @@ def test_a_damaged_chunk_is_noticed_and_made_anew(store: Store, cache: TeacherCa
     ],
 )
 def test_damaged_metadata(store: Store, cache: TeacherCache, name: str, content: str | None) -> None:
-    (cache.path / name).unlink()
+    path = Path(cache.path) / name
+    path.unlink()
     if content is not None:
-        (cache.path / name).write_bytes(content.encode("latin-1"))
+        path.write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match=r"random\.zarr is .*; delete it and build (it|the teacher) again"):
         TeacherCache(store, "random")
 
 
 def test_an_array_of_another_size(store: Store, cache: TeacherCache) -> None:
-    path = cache.path / "embedding/zarr.json"
+    path = Path(cache.path) / "embedding/zarr.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"shape": [20, 4]}))
     with pytest.raises(InputError, match=r"random\.zarr is .*; delete it and build it again"):
         TeacherCache(store, "random")

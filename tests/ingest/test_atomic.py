@@ -41,6 +41,16 @@ def test_text_is_utf_8(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_bytes() == b"\x00\r\n"
 
 
+def test_writers_in_one_process_and_elsewhere_have_names_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with atomic_path(path) as first, atomic_path(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert first != second
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_only_stale_files_are_removed(tmp_path: Path) -> None:
     for name in (".a.tar.12.partial", "a.tar", "b.partial", ".lock"):
         (tmp_path / name).touch()

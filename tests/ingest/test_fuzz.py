@@ -4,7 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+import ingest.decoder
+from ingest.job import IngestOptions
+from ingest.job import ingest as run_ingest
+from ingest.ledger import Reason
 from tests.ingest.audio_writers import Track, mux, sound, write
 
 Rng = np.random.Generator
@@ -36,6 +41,7 @@ def originals(folder: Path) -> list[Path]:
     mux(folder / "w.ac3", Track(short, "ac3"))
     mux(folder / "x.amr", Track(low, "libopencore_amrnb", 8_000), form="amr")
     mux(folder / "y.wv", Track(short, "wavpack"))
+    mux(folder / "z.m4a", Track(sound(0.3, 48_000, 8), "aac", 48_000))
     return sorted(folder.iterdir())
 
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from ingest.location import LocalFolder, Location, open_location
 from ingest.objectstore import PART_BYTES, ObjectFolder
 from manifests.errors import InputError
-
-pytest_plugins = ["tests.s3server"]
+from tests.s3server import flaky_s3_fixture, s3_fixture, s3_server_fixture  # noqa: F401
 
 NAMES = st.lists(
     st.text("ab.-_= é%#+", min_size=1, max_size=6).filter(lambda part: part.strip(". ")), min_size=1, max_size=3
@@ -65,7 +64,7 @@ def test_a_range_ends_where_the_file_does(location: Location, start: int, num_by
     assert location.read_range("a", start, num_bytes) == expected
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.dictionaries(NAMES.map("/".join), st.binary(max_size=64), max_size=5), data=st.data())
 def test_round_trips(location: Location, files: dict[str, bytes], data: st.DataObject) -> None:
     files = {
