@@ -9,16 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featurestore.cachefiles import Output, TeacherAttributes, write_cache_checksums
 from featurestore.loader import sequential_batches
 from featurestore.store import Store
-from featurestore.teachercache import (
-    Output,
-    TeacherAttributes,
-    TeacherCache,
-    cache_lock,
-    create_cache,
-    write_cache_checksums,
-)
+from featurestore.teachercache import TeacherCache, cache_lock, create_cache
 from featurestore.teachers.base import FbankInput, Teacher, TeacherOutput, WaveformInput
 from featurestore.waveforms import read_waveform
 from ingest.ledger import ClipError
@@ -95,6 +89,7 @@ def _open_cache(store: Store, teacher: Teacher, name: str, with_tokens: bool) ->
     if with_tokens and "tokens" not in shapes:
         raise InputError(f"the teacher {teacher.name!r} has no tokens; leave --tokens out")
     attributes = TeacherAttributes(
+        name=name,
         teacher=teacher.name,
         embedding_dim=teacher.embedding_dim,
         provenance=teacher.provenance,

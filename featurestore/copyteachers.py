@@ -5,15 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.cachefiles import Output, write_cache_checksums
 from featurestore.store import Store
-from featurestore.teachercache import (
-    OF_THE_STORE,
-    Output,
-    TeacherCache,
-    cache_lock,
-    create_cache,
-    write_cache_checksums,
-)
+from featurestore.teachercache import OF_THE_STORE, TeacherCache, cache_lock, create_cache
 from manifests.errors import InputError
 
 

@@ -1,6 +1,5 @@
 """Mends a damaged store: makes only what is wrong anew, from the sources, to the same bytes."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 
 from featurestore.verify import verify
@@ -8,9 +7,8 @@ from featurestore.verifyshard import Problem
 from ingest.book import Book, read_parts
 from ingest.index import read_index
 from ingest.job import rebuild
-from ingest.layout import INDEX_FILE, MANIFEST_FILE, STORE_FILE, TEACHER_FOLDER, StoreFile, read_store_file
+from ingest.layout import INDEX_FILE, MANIFEST_FILE, STORE_FILE, TEACHER_FOLDER, read_store_file
 from ingest.location import Location
-from manifests.clips import Manifest
 from manifests.errors import InputError
 
 
@@ -30,41 +28,51 @@ def repair(location: Location, *, num_workers: int | None = 0) -> Repair:
     """
     with location.lock("repair"):
         found = verify(location)
-        store = read_store_file(location)
-        parts = _readable_parts(location, store, found)
         shards = sorted({problem.shard for problem in found if problem.shard is not None})
+        store = read_store_file(location)
         if found:
-            index = None if any(problem.where == INDEX_FILE for problem in found) else read_index(location)
-            _mend(Book(location, store, parts, index), shards, num_workers)
+            _refuse_damaged_lists(location, found)
+            index_damaged = any(problem.where == INDEX_FILE for problem in found)
+            book = Book(location, store, read_parts(location, store), None if index_damaged else read_index(location))
+            _mend(book, shards, num_workers)
         left = verify(location) if found else []
     return Repair(found, [store.shard_stem(shard) for shard in shards], left)
 
 
-def _readable_parts(location: Location, store: StoreFile, found: list[Problem]) -> list[Manifest]:
-    """The manifest's rows, if they are those that store.json names, and that one is as it was written."""
-    wrong = next((problem for problem in found if problem.where == STORE_FILE), None)
-    with suppress(InputError):
-        parts = read_parts(location, store)
-        whole = [part.manifest_sha256 for part in store.parts] == [manifest.sha256 for manifest in parts]
-        if whole and wrong is None:
-            return parts
-    wrong = wrong or next(problem for problem in found if problem.where == MANIFEST_FILE)
-    raise InputError(
-        f"{location}: {wrong}. It can only be made from the lists: delete {STORE_FILE} and {MANIFEST_FILE}, and run the "
-        "store's ingest commands again in their order; shards that are whole are kept"
-    )
-
-
-def _mend(book: Book, shards: list[int], num_workers: int | None) -> None:
-    if book.index is None and shards:
+def _refuse_damaged_lists(location: Location, found: list[Problem]) -> None:
+    wrong = next((problem for problem in found if problem.where in (STORE_FILE, MANIFEST_FILE)), None)
+    if wrong is not None:
         raise InputError(
-            f"{book.location}: both {INDEX_FILE} and {book.store.shard_stem(shards[0])} are damaged, so that nothing tells "
-            "what the shard must be; restore one of them from a copy"
+            f"{location}: {wrong}. It can only be made from the lists: delete {STORE_FILE} and {MANIFEST_FILE}, and "
+            "run the store's ingest commands again in their order; shards that are whole are kept"
         )
+
+
+def _mend(whole: Book, shards: list[int], num_workers: int | None) -> None:
+    # Of an append that has not come to its end nothing is published here; it goes on from where it is.
+    store = whole.store
+    whole.forget(range(store.num_shards_published, store.num_shards))
+    published = store.model_copy(update={"parts": store.parts[: store.snapshots[-1].num_parts]})
+    book = Book(whole.location, published, whole.parts[: len(published.parts)], whole.index)
+    if book.index is None:
+        _make_index(book, shards)
     rebuild(book, shards, num_workers)
     book.forget(shards)
-    book.save()
     book.close()
+    if published != store:
+        Book(book.location, store, whole.parts, book.index).save()
+
+
+def _make_index(book: Book, shards: list[int]) -> None:
+    """Makes the index anew from the sidecars; their hashes must come to the snapshot's fingerprint."""
+    try:
+        book.close()
+    except InputError as error:
+        damaged = f"both {INDEX_FILE} and {book.store.shard_stem(shards[0])}" if shards else INDEX_FILE
+        raise InputError(
+            f"{book.location}: {damaged} can't be read, so that nothing tells what the shards must be ({error}); "
+            f"restore {INDEX_FILE} from a copy"
+        ) from error
 
 
 def teachers_to_build(problems: list[Problem]) -> list[str]:

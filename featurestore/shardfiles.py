@@ -90,7 +90,8 @@ class _LocalShards:
 class CachedShards:
     """Whole tars, downloaded ahead, checked against their sha256, and the longest unused dropped when room is short.
 
-    Several processes may share a cache: a tar is downloaded once, and one that is dropped stays readable where it is open.
+    Several processes may share a cache: a tar is downloaded once, and one that is dropped stays readable where it is
+    open.
     """
 
     def __init__(self, store: Store, options: CacheOptions) -> None:
@@ -222,7 +223,7 @@ def _open(path: Path, expected_size: int) -> int:
     if size != expected_size:
         os.close(descriptor)
         raise InputError(
-            f"{path} has {size} bytes, and its index says {expected_size}: it is damaged; run `featurestore verify`, and "
-            "`featurestore repair` to mend it"
+            f"{path} has {size} bytes, and its index says {expected_size}: it is damaged; run `featurestore verify`, "
+            "and `featurestore repair` to mend it"
         )
     return descriptor

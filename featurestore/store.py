@@ -24,8 +24,8 @@ MAX_SIDECARS_IN_MEMORY = 4
 class Store:
     """A snapshot of a store, opened for reading.
 
-    A clip is named by its row: the row of the manifest and of the index. Clips that failed have rows too; `ok` tells them
-    apart. Only the columns that are asked for are read, so that two million rows open in a second.
+    A clip is named by its row: the row of the manifest and of the index. Clips that failed have rows too; `ok` tells
+    them apart. Only the columns that are asked for are read, so that two million rows open in a second.
     """
 
     def __init__(self, address: Location | Path | str, snapshot: int | None = None) -> None:
@@ -41,7 +41,8 @@ class Store:
             content = pa.BufferReader(self.location.read(MANIFEST_FILE))
         except OSError as error:
             raise InputError(
-                f"{self.location}/{MANIFEST_FILE} can't be read ({error.strerror or error}); run the ingest command again"
+                f"{self.location}/{MANIFEST_FILE} can't be read ({error.strerror or error}); run the ingest command "
+                "again"
             ) from error
         self._manifest = ManifestFile(content, f"{self.location}/{MANIFEST_FILE}")
         index = read_index(self.location, columns=("key", "ok", "fbank_offset", "hog_offset"))
@@ -203,7 +204,7 @@ class Store:
         return np.arange(first, stop)
 
     def teacher_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of teacher arrays: shard number x clips_per_shard + position, so that a chunk belongs to one shard."""
+        """The rows of teacher arrays: shard number x clips_per_shard + position, so that a chunk is one shard's."""
         shards = self.shard_of(rows)
         teacher_rows: NDArray[np.int64] = shards * self.file.clips_per_shard + rows - self._first_row[shards]
         return teacher_rows

@@ -1,43 +1,32 @@
 """A teacher's outputs for every clip of a store, in Zarr v3: one Zarr chunk belongs to one tar."""
 
-import hashlib
 from collections import OrderedDict
 from contextlib import AbstractContextManager
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from featurestore.cachefiles import (
+    Output,
+    TeacherAttributes,
+    file_sha256,
+    open_arrays,
+    open_group,
+    read_attributes,
+    read_cache_checksums,
+)
 from featurestore.store import Store
 from ingest.layout import CHECKSUM_FILE, TEACHER_FOLDER
 from manifests.errors import InputError
-from manifests.vocabulary import Vocabulary
 
-FORMAT: Literal[1] = 1
-Output = Literal["embedding", "logits", "tokens"]
-OUTPUTS: tuple[Output, ...] = ("embedding", "logits", "tokens")
 # Attributes that change when clips are appended to the store.
 OF_THE_STORE = ("store_fingerprint", "snapshot")
 # Decoded chunks kept in memory: more than the shards that the loader has in use at a time.
 MAX_CHUNKS_IN_MEMORY = 48
-
-
-class TeacherAttributes(BaseModel):
-    """What a cache says of itself; it belongs to one teacher, one checkpoint and one content of the store."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1] = FORMAT
-    teacher: str
-    embedding_dim: int
-    provenance: dict[str, Any]
-    store_fingerprint: str
-    snapshot: int
-    vocabulary: Vocabulary | None
 
 
 class TeacherCache:
@@ -53,28 +42,35 @@ class TeacherCache:
                 f"{store.location} has no cache of a teacher {name!r} (there are: {made}); "
                 f"make it with `featurestore build-teacher --model ...`"
             )
-        self._group = _open_group(store, name, "r+" if writable else "r")
-        self.attributes = _attributes(self._group, self.path)
-        fingerprints = {snapshot.fingerprint: snapshot.number for snapshot in store.file.snapshots}
-        if self.attributes.store_fingerprint not in fingerprints:
-            raise InputError(
-                f"{self.path} was made from another content of the store (fingerprint "
-                f"{self.attributes.store_fingerprint[:12]}, the store's is {store.snapshot.fingerprint[:12]}); "
-                "delete it and run `featurestore build-teacher` again"
-            )
-        self._arrays = _open_arrays(self._group, self.path)
-        if not writable and self._num_rows < _num_rows(store):
-            raise InputError(
-                f"{self.path} was made from snapshot {fingerprints[self.attributes.store_fingerprint]}, and lacks the clips "
-                "that were appended since; run its `featurestore build-teacher` command again"
-            )
+        self._group = open_group(store, name, "r+" if writable else "r")
+        self.attributes = read_attributes(self._group, self.path)
+        self._arrays = open_arrays(self._group, self.path)
+        self._check(writable)
+        # A builder keeps what is as its checksums say, or newer than they are.
+        self._listed = read_cache_checksums(store, name) if writable else {}
         # Loaders for training and evaluation read one cache at the same time.
         self._lock = Lock()
         self._chunks: OrderedDict[tuple[Output, int], NDArray[np.float16]] = OrderedDict()
 
-    @property
-    def _num_rows(self) -> int:
-        return min(int(array.shape[0]) for array in self._arrays.values())
+    def _check(self, writable: bool) -> None:
+        attributes, store = self.attributes, self._store
+        if attributes.name != self.name:
+            raise InputError(f"{self.path} is the cache {attributes.name!r} under another name; give it its name back")
+        made_from = next((s for s in store.file.snapshots if s.fingerprint == attributes.store_fingerprint), None)
+        if made_from is None:
+            raise InputError(
+                f"{self.path} was made from another content of the store (fingerprint "
+                f"{attributes.store_fingerprint[:12]}, the store's is {store.snapshot.fingerprint[:12]}); "
+                "delete it and run `featurestore build-teacher` again"
+            )
+        num_rows = min(int(array.shape[0]) for array in self._arrays.values())
+        if num_rows < made_from.num_shards * store.file.clips_per_shard:
+            raise InputError(f"{self.path} is damaged, its arrays are too short; delete it and build it again")
+        if not writable and num_rows < _num_rows(store):
+            raise InputError(
+                f"{self.path} was made from snapshot {made_from.number}, and lacks the clips that were appended since; "
+                "run its `featurestore build-teacher` command again"
+            )
 
     def extend(self, attributes: TeacherAttributes) -> None:
         """Makes room for the clips that were appended to the store; their rows are NaN."""
@@ -140,10 +136,11 @@ class TeacherCache:
         return not len(self.missing_rows(shard))
 
     def shard_values(self, shard: int) -> dict[Output, NDArray[np.float16]]:
-        """What there is of a shard, to be completed: (clips_per_shard, ...) each, all NaN where a chunk is torn."""
+        """What there is of a shard, to be completed: (clips_per_shard, ...) each, all NaN where a chunk is damaged."""
         values: dict[Output, NDArray[np.float16]] = {}
         for output in self.outputs:
             try:
+                self._check_listed(output, shard)
                 values[output] = self.read(output, shard).copy()
             except InputError:
                 shape = (self._store.file.clips_per_shard, *self._array(output).shape[1:])
@@ -154,6 +151,7 @@ class TeacherCache:
         """Writes the rows of one shard, (clips_per_shard, ...) each: one chunk, so one writer."""
         for output, rows in values.items():
             self._array(output)[self._rows(shard)] = rows
+            self._listed.pop(self._chunk_file(output, shard), None)
             with self._lock:
                 self._chunks.pop((output, shard), None)
 
@@ -170,6 +168,16 @@ class TeacherCache:
         if output not in self._arrays:
             raise InputError(f"{self.path} has no {output}, only {', '.join(self._arrays)}; choose another teacher")
         return self._arrays[output]
+
+    def _chunk_file(self, output: Output, shard: int) -> str:
+        return "/".join([output, "c", str(shard), *["0"] * len(self.row_shape(output))])
+
+    def _check_listed(self, output: Output, shard: int) -> None:
+        """Raises InputError when a chunk is whole, but not the one of the checksums: another shard's, for instance."""
+        name = self._chunk_file(output, shard)
+        folder = self._store.location.child(self._store.teacher_name(self.name))
+        if name in self._listed and folder.exists(name) and file_sha256(folder, name) != self._listed[name]:
+            raise InputError(f"{self.path}/{name} is not the file that {CHECKSUM_FILE} names")
 
     def _rows(self, shard: int) -> slice:
         size = self._store.file.clips_per_shard
@@ -221,46 +229,13 @@ def create_cache(
     return TeacherCache(store, name, writable=True)
 
 
-def write_cache_checksums(store: Store, name: str) -> None:
-    """Writes SHA256SUMS of a cache's metadata; its chunks hold checksums of their own."""
-    folder = store.location.child(store.teacher_name(name))
-    names = [file for file in folder.files() if file.endswith("zarr.json")]
-    lines = [f"{hashlib.sha256(folder.read(file)).hexdigest()}  {file}\n" for file in names]
-    folder.write(CHECKSUM_FILE, "".join(lines))
-
-
 def _num_rows(store: Store) -> int:
     return store.snapshot.num_shards * store.file.clips_per_shard
 
 
 def _is_half_made(store: Store, name: str) -> bool:
     try:
-        return not dict(_open_group(store, name, "r").attrs)
+        return not dict(open_group(store, name, "r").attrs)
     except InputError:
         # Without even a group: a kill came first, unless there is something in it that isn't ours to remove.
         return not store.location.files(store.teacher_name(name))
-
-
-def _open_group(store: Store, name: str, mode: Literal["r", "r+"]) -> zarr.Group:
-    path = f"{store.location}/{store.teacher_name(name)}"
-    try:
-        return zarr.open_group(store.location.zarr_store(store.teacher_name(name)), mode=mode, zarr_format=3)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a Zarr v3 group ({error}); delete it and build the teacher again") from error
-
-
-def _attributes(group: zarr.Group, path: str) -> TeacherAttributes:
-    try:
-        return TeacherAttributes.model_validate(dict(group.attrs))
-    except ValidationError as error:
-        raise InputError(f"{path} is half-made or not a teacher's cache; delete it and build it again") from error
-
-
-def _open_arrays(group: zarr.Group, path: str) -> dict[Output, Any]:
-    try:
-        arrays: dict[Output, Any] = {name: group[name] for name in OUTPUTS if name in group}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and build it again") from error
-    if "embedding" not in arrays:
-        raise InputError(f"{path} is not whole, its embeddings are missing; delete it and build it again")
-    return arrays

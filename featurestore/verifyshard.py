@@ -22,7 +22,7 @@ from manifests.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong: in which file, with which clip (None: the whole file), and what; `shard` where it is a shard's."""
+    """Something wrong: in which file, with which clip (None: the whole file), and what; `shard`: of a shard's file."""
 
     where: str
     key: str | None
@@ -44,7 +44,7 @@ class Expected:
 
 
 def check_shard(location: Location, store: StoreFile, shard: int, expected: Expected) -> list[Problem]:
-    """Everything that is wrong with a shard."""
+    """Everything that is wrong with a shard. Reads the whole tar into memory."""
     tar_name, sidecar_name = store.tar_name(shard), store.sidecar_name(shard)
     try:
         sidecar = read_sidecar(location, sidecar_name)
@@ -88,18 +88,15 @@ def _check_tar(
         yield None, f"has {len(content)} bytes, its sidecar says {sidecar.tar_size}"
     if hashlib.sha256(content).hexdigest() != sidecar.tar_sha256:
         yield None, "its sha256 is not the sidecar's"
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            members = {member.name: member for member in tar}
-    except tarfile.TarError as error:
-        yield None, f"is not a readable tar ({error})"
-        members = {}
+    end = 0
     for row in rows:
         if row.ok:
-            yield from ((row.key, what) for what in _check_clip(store, row, members, content))
-    expected = {name for row in rows if row.ok for name in _member_names(store, row)}
-    for name in sorted(members.keys() - expected):
-        yield None, f"has a member {name} that its index lacks"
+            yield from ((row.key, what) for what in _check_clip(store, row, content))
+            if row.sample_offset != end:
+                yield row.key, f"lies at {row.sample_offset}, and the clip before it ends at {end}"
+            end = (row.sample_offset or 0) + (row.sample_size or 0)
+    if content[end:].strip(b"\0"):
+        yield None, f"holds something behind its last clip, which ends at {end}"
 
 
 def _member_names(store: StoreFile, row: LedgerRow) -> list[str]:
@@ -107,34 +104,43 @@ def _member_names(store: StoreFile, row: LedgerRow) -> list[str]:
     return [f"{row.key}.{ending}" for ending in endings]
 
 
-def _check_clip(store: StoreFile, row: LedgerRow, members: dict[str, tarfile.TarInfo], content: bytes) -> Iterator[str]:
+def _check_clip(store: StoreFile, row: LedgerRow, content: bytes) -> Iterator[str]:
     if row.sample_offset is None or row.sample_size is None:
         yield "its ledger row doesn't say where it lies"
         return
-    if zlib.crc32(content[row.sample_offset : row.sample_offset + row.sample_size]) != row.sample_crc32:
+    # By itself, so that damage stays with its clip.
+    sample = content[row.sample_offset : row.sample_offset + row.sample_size]
+    if zlib.crc32(sample) != row.sample_crc32:
         yield "its bytes are not those that were written (CRC-32)"
-    missing = [name for name in _member_names(store, row) if name not in members]
-    if missing:
-        yield f"the tar lacks {', '.join(missing)}"
+    try:
+        with tarfile.open(fileobj=io.BytesIO(sample), mode="r:") as tar:
+            members = {member.name: member for member in tar}
+    except tarfile.TarError as error:
+        yield f"its members can't be read ({error})"
+        return
+    if list(members) != _member_names(store, row):
+        yield f"the tar has {', '.join(members)} in its place"
         return
     spec, hog = store.fbank, store.hog
     cells = (spec.num_frames // hog.cell_size, spec.num_mel_bins // hog.cell_size, hog.num_orientations)
     shapes = {"fbank": (spec.num_frames, spec.num_mel_bins), "hog": cells}
     for name, offset in (("fbank", row.fbank_offset), ("hog", row.hog_offset)):
         member = members[f"{row.key}.{name}.npy"]
-        yield from _check_array(content, member, name, shapes[name], offset)
+        relative = None if offset is None else offset - row.sample_offset
+        yield from _check_array(sample, member, name, shapes[name], relative)
     about = members[f"{row.key}.json"]
     try:
-        if json.loads(content[about.offset_data : about.offset_data + about.size])["key"] != row.key:
+        if json.loads(sample[about.offset_data : about.offset_data + about.size])["key"] != row.key:
             yield "its JSON names another clip"
     except (ValueError, KeyError, TypeError):
         yield "its JSON can't be read"
 
 
 def _check_array(
-    content: bytes, member: tarfile.TarInfo, name: str, shape: tuple[int, ...], offset: int | None
+    sample: bytes, member: tarfile.TarInfo, name: str, shape: tuple[int, ...], offset: int | None
 ) -> Iterator[str]:
-    stored = content[member.offset_data : member.offset_data + member.size]
+    """`offset`: where the index places the array's data, from the sample's start."""
+    stored = sample[member.offset_data : member.offset_data + member.size]
     try:
         array = np.lib.format.read_array(io.BytesIO(stored), allow_pickle=False)
     except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
@@ -145,4 +151,4 @@ def _check_array(
     elif not np.isfinite(array).all():
         yield f"its {name} holds NaN or Inf"
     if offset != member.offset_data + member.size - array.nbytes:
-        yield f"the index places its {name} at {offset}, the tar at {member.offset_data + member.size - array.nbytes}"
+        yield f"its {name} is not where the index places it"

@@ -6,8 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ingest.describe import StoreFacts, describe, described_files
-from ingest.index import Index, checksums, extended, last_rows, make_snapshot, read_index, shard_entry, wids_index, write_index
+from ingest.describe import StoreFacts, describe, described_files, is_description
+from ingest.index import (
+    Index,
+    checksums,
+    extended,
+    last_rows,
+    make_snapshot,
+    read_index,
+    shard_entry,
+    wids_index,
+    write_index,
+)
 from ingest.layout import (
     CHECKSUM_FILE,
     MANIFEST_FILE,
@@ -80,6 +90,8 @@ class Book:
             self.location.delete(self.store.tar_name(shard))
         self.store = kept
         del self.parts[-1]
+        # First store.json: a manifest may have rows that it doesn't count, but not lack some.
+        write_store_file(self.location, kept)
         self.save()
 
     def save(self) -> None:
@@ -115,6 +127,9 @@ class Book:
         described = describe(self._facts(index))
         for name, text in {WIDS_FILE: wids_index(self.store, index), **described}.items():
             self._write_if_new(name, text)
+        for name in self.location.files_directly_in():
+            if is_description(name) and name not in described:  # of a split's list, before there were splits
+                self.location.delete(name)
         self._write_checksums(index, list(described))
         self._write_if_new(STORE_FILE, store_text(self.store))
 
@@ -222,6 +237,8 @@ def open_book(location: Location, wanted: Manifest, new: StoreFile, *, append: b
             "delete this one, or add what is new with --append"
         )
     book = Book(location, store, _parts(location, store, wanted), read_index(location) if store.snapshots else None)
+    # A run that was killed while it closed the store may have left an index of shards that aren't published.
+    book.forget(range(store.num_shards_published, store.num_shards))
     if known:
         _move_sources(book, wanted)
     else:

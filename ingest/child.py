@@ -13,11 +13,12 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-# The helper ends itself so long after its time is up, should its parent have been killed meanwhile.
+# The helper ends itself so long after its time is up, should its parent not get to it.
 GRACE_S = 5.0
 # A second of audio comes through the pipe at a time, and not 64 KiB.
 _PIPE_BYTES = 1 << 20
@@ -129,6 +130,7 @@ def serve(answer: Callable[[dict[str, Any]], Reply], max_memory_bytes: int | Non
         resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
     # The default action ends the process even while C code is stuck.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for line in sys.stdin.buffer:
         request = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, request.pop("time_limit_s") + GRACE_S)
@@ -137,6 +139,14 @@ def serve(answer: Callable[[dict[str, Any]], Reply], max_memory_bytes: int | Non
         encoded = json.dumps(header).encode()
         _write_all(replies, _SIZES.pack(len(encoded), len(content)) + encoded)
         _write_all(replies, content)
+
+
+def _end_with_parent() -> None:
+    """Ends the helper and what it started once nobody can ask it anything, in the middle of an answer too."""
+    poll = select.poll()
+    poll.register(0, 0)  # that the other end was closed is told in any case
+    poll.poll()
+    os.killpg(0, signal.SIGKILL)
 
 
 def _write_all(descriptor: int, content: bytes | memoryview) -> None:

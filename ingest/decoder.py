@@ -1,5 +1,6 @@
 """Decodes in a helper process, so that no file can hang or crash a worker: it becomes a ledger row instead."""
 
+import atexit
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,6 +17,7 @@ TIME_LIMIT_S = 60.0
 MIN_BYTES_PER_S = 5e6
 
 _child = Child("ingest.decoder_child")
+atexit.register(_child.close)
 _lock = Lock()
 
 

@@ -12,7 +12,16 @@ from ingest.coverage import (
 )
 from ingest.croissant import croissant_json
 
-__all__ = ["CARD_FILE", "COVERAGE_FILE", "CROISSANT_FILE", "MISSING_FILE", "StoreFacts", "describe", "described_files"]
+__all__ = [
+    "CARD_FILE",
+    "COVERAGE_FILE",
+    "CROISSANT_FILE",
+    "MISSING_FILE",
+    "StoreFacts",
+    "describe",
+    "described_files",
+    "is_description",
+]
 
 CARD_FILE = "README.md"
 CROISSANT_FILE = "croissant.json"
@@ -42,3 +51,9 @@ def describe(facts: StoreFacts) -> dict[str, str]:
 def described_files(facts: StoreFacts) -> list[str]:
     """The names of the files that :func:`describe` makes, without making them."""
     return sorted([CARD_FILE, CROISSANT_FILE, COVERAGE_FILE, MISSING_FILE, *present_names(splits_of(facts))])
+
+
+def is_description(name: str) -> bool:
+    """Whether a file of that name is one that :func:`describe` may write."""
+    known = (CARD_FILE, COVERAGE_FILE, CROISSANT_FILE, MISSING_FILE)
+    return name in known or (name.startswith("present_") and name.endswith(".txt"))

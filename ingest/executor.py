@@ -1,27 +1,33 @@
 """Runs shard tasks and downloads, in this process or on a Ray: both report as they go."""
 
-import logging
-import os
+import math
 import queue
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
+from ingest.cluster import start_ray
 from ingest.fetching import FetchOutcome, FetchTask, fetch_recording, stop_downloads
 from ingest.shards import ShardProgress, ShardTask, write_shard
 from manifests.errors import InputError
 
 # Tasks waiting behind the running ones, so that no worker idles while the driver prepares the next.
 QUEUED_PER_WORKER = 1
-# A download waits for the network, and leaves the core to the features.
-CPUS_PER_DOWNLOAD = 0.05
+# Downloads wait for the network: all of them together take this share of a core, and a shard takes the rest. So both
+# find room even on a single core, and neither can wait for the other.
+CPUS_FOR_DOWNLOADS = 0.02
+# Ray counts in steps of this size.
+_CPU_STEP = 1e-4
 # A task is tried again when its machine or process dies.
 MAX_RETRIES = 3
+# A cluster grows and shrinks; its size is looked up so often.
+SECONDS_BETWEEN_COUNTS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +41,12 @@ Event = ShardProgress | ShardDone | FetchOutcome
 
 
 class Executor(Protocol):
-    """Takes tasks and reports what came of them; `window`: how many shards it makes sense to have submitted."""
+    """Takes tasks and reports what came of them."""
 
-    window: int
+    @property
+    def window(self) -> int:
+        """How many shards it makes sense to have submitted."""
+        ...
 
     def submit_shard(self, task: ShardTask) -> None: ...
 
@@ -52,12 +61,13 @@ class Executor(Protocol):
 def in_process(num_downloads: int) -> Iterator[Executor]:
     """Without Ray: one shard after the other in this thread, while others download."""
     with ThreadPoolExecutor(num_downloads, "download") as pool:
+        executor = _InProcess(pool)
         try:
-            yield _InProcess(pool)
+            yield executor
         finally:
             # On Ctrl-C nobody waits for a slow server.
             pool.shutdown(wait=False, cancel_futures=True)
-            stop_downloads()
+            stop_downloads(executor.downloads)
 
 
 class _InProcess:
@@ -66,13 +76,16 @@ class _InProcess:
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
         self._shards: deque[tuple[int, Iterator[ShardProgress]]] = deque()
-        self._fetched: queue.Queue[Callable[[], FetchOutcome]] = queue.Queue()
+        self._fetched: queue.Queue[Future[FetchOutcome]] = queue.Queue()
+        self.downloads: set[Future[FetchOutcome]] = set()
 
     def submit_shard(self, task: ShardTask) -> None:
         self._shards.append((task.shard, _write_shard_on_one_thread(task)))
 
     def submit_fetch(self, task: FetchTask) -> None:
-        self._pool.submit(fetch_recording, task).add_done_callback(lambda done: self._fetched.put(done.result))
+        download = self._pool.submit(fetch_recording, task)
+        self.downloads.add(download)
+        download.add_done_callback(self._fetched.put)
 
     def wait(self, timeout_s: float) -> list[Event]:
         events: list[Event] = []
@@ -82,50 +95,28 @@ class _InProcess:
             if report is None:
                 self._shards.popleft()
             events.append(ShardDone(shard) if report is None else report)
-            timeout_s = 0.0
         try:
             while True:
-                events.append(self._fetched.get(timeout=0.0 if events else timeout_s, block=not events)())
+                fetched = self._fetched.get(timeout=timeout_s, block=not events)
+                self.downloads.remove(fetched)
+                events.append(fetched.result())
         except queue.Empty:
             return events
 
 
 @contextmanager
-def on_ray(num_workers: int | None, address: str | None) -> Iterator[Executor]:
+def on_ray(num_workers: int | None, address: str | None, num_downloads: int) -> Iterator[Executor]:
     """On the Ray cluster at `address`, or on a Ray of this machine with `num_workers` processes (None: one a core).
 
     Only tasks and reports pass through the driver: a worker reads and writes files itself. On a cluster all of its
-    cores are used, unless `num_workers` says fewer.
+    cores are used, also those that join later, unless `num_workers` says how many shards may be made at a time.
+    Raises InputError when no cluster answers at `address`.
     """
-    ray = _start_ray(num_workers, address)
+    ray = start_ray(num_workers, address)
     try:
-        workers = num_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        yield _OnRay(ray, workers, queued=0 if address and num_workers else workers * QUEUED_PER_WORKER)
+        yield _OnRay(ray, num_downloads, max_shards=num_workers if address else None)
     finally:
         ray.shutdown()
-
-
-def _start_ray(num_workers: int | None, address: str | None) -> Any:
-    # Ray's own choice for later versions, which it warns of until it is made.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Nothing is reported to anybody unless the user wants it.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # Imported here: Ray takes a second to import and --workers 0 does without it.
-    import ray
-
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        ray.init(address="local", num_cpus=num_workers, include_dashboard=False, **options)
-        return ray
-    try:
-        ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise InputError(
-            f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); start one with `ray start --head`, "
-            "correct --ray-address (or RAY_ADDRESS), or leave it out to use this machine alone"
-        ) from error
-    return ray
 
 
 def _write_shard_on_one_thread(task: ShardTask) -> Iterator[ShardProgress]:
@@ -139,13 +130,25 @@ def _write_shard_on_one_thread(task: ShardTask) -> Iterator[ShardProgress]:
 
 
 class _OnRay:
-    def __init__(self, ray: Any, num_workers: int, queued: int) -> None:
-        self.window = num_workers + queued
-        self._ray = ray
-        self._shard = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_write_shard_on_one_thread)
-        self._fetch = ray.remote(num_cpus=CPUS_PER_DOWNLOAD, max_retries=MAX_RETRIES)(fetch_recording)
+    def __init__(self, ray: Any, num_downloads: int, max_shards: int | None) -> None:
+        """`max_shards`: at a time, fewer than the cluster has cores for."""
+        self._ray, self._max_shards = ray, max_shards
+        steps = max(1, math.floor(CPUS_FOR_DOWNLOADS / _CPU_STEP / num_downloads))
+        self._shard = ray.remote(num_cpus=1 - CPUS_FOR_DOWNLOADS, max_retries=MAX_RETRIES)(_write_shard_on_one_thread)
+        self._fetch = ray.remote(num_cpus=steps * _CPU_STEP, max_retries=MAX_RETRIES)(fetch_recording)
         self._shards: dict[Any, int] = {}
         self._fetches: list[Any] = []
+        self._num_cores, self._counted = 1, -math.inf
+
+    @property
+    def window(self) -> int:
+        if self._max_shards is not None:
+            return self._max_shards
+        now = time.monotonic()
+        if now - self._counted > SECONDS_BETWEEN_COUNTS:
+            self._num_cores = max(1, int(self._ray.cluster_resources().get("CPU", 0)))
+            self._counted = now
+        return self._num_cores * (1 + QUEUED_PER_WORKER)
 
     def submit_shard(self, task: ShardTask) -> None:
         self._shards[self._shard.remote(task)] = task.shard
@@ -156,8 +159,11 @@ class _OnRay:
     def wait(self, timeout_s: float) -> list[Event]:
         waiting = [*self._shards, *self._fetches]
         if not waiting:
+            time.sleep(timeout_s)
             return []
         ready, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout_s)
+        if ready:
+            ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
         return [self._event(reference) for reference in ready]
 
     def _event(self, reference: Any) -> Event:

@@ -6,18 +6,17 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 from ingest.child import Child
 from ingest.download import DownloadRequest, FetchError, download, video_url
 from ingest.ledger import TRANSIENT, Reason
-from ingest.location import open_location
+from ingest.location import Location, open_location
 from ingest.rawcache import RawCache, RawEntry
 from ingest.throttle import Backoff, BlockGuard, Limiter
-from manifests.clips import Sources
 from manifests.errors import InputError
 
 # Records of an object store's cache are looked up so many at a time.
@@ -73,7 +72,10 @@ class _Children:
     def kill(self) -> None:
         for child in self._all:
             child.kill()
-        self._all.clear()
+
+    def close(self) -> None:
+        while self._all:
+            self._all.pop().close()
 
 
 _children = _Children()
@@ -94,16 +96,18 @@ def fetch_recording(task: FetchTask) -> FetchOutcome:
         return FetchOutcome(task.recording, 0, error.reason, error.detail, error.retry_after_s)
 
 
-def stop_downloads() -> None:
-    """Ends the downloads of this process at once; they come out as failed."""
-    _children.kill()
+def stop_downloads(downloads: Collection[Future[FetchOutcome]]) -> None:
+    """Ends the downloads of this process at once; no further ones may be submitted."""
+    # One that was only about to start is not there yet to be ended.
+    while wait(downloads, timeout=0.05).not_done:
+        _children.kill()
+    _children.close()
 
 
-def remove_scratch(sources: Sources) -> None:
-    """Removes what killed downloads left; call it only when none is at work."""
-    folder = open_location(sources.address).folder if sources.kind == "raw_cache" else None
-    if folder is not None:
-        for scratch in folder.glob(".fetch-*"):
+def remove_scratch(raw: Location) -> None:
+    """Removes what killed downloads left in a raw cache; call it only when none is at work."""
+    if raw.folder is not None:
+        for scratch in raw.folder.glob(".fetch-*"):
             shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -134,6 +138,7 @@ class Fetcher:
         self._uses: dict[int, set[str]] = {}
         self._num_uses = num_uses or {}
         self.num_fetched = self.num_failed = 0
+        self.last_failure = ""
 
     @property
     def note(self) -> str:
@@ -215,6 +220,7 @@ class Fetcher:
         else:
             self._cache.fail(recording, outcome.reason, outcome.detail)
             self.num_failed += 1
+            self.last_failure = f"{recording}: {outcome.reason}, {outcome.detail}"
         for waiting in self._waiting_for.values():
             waiting.discard(recording)
 

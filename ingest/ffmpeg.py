@@ -11,6 +11,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from ingest.decode import MAX_RATE_HZ, MIN_RATE_HZ
 from ingest.ledger import AudioInfo, ClipError, DecoderError, Reason
 
 # FFmpeg may open nothing but the file itself: no playlist or concatenation, which are formats too, leads elsewhere.
@@ -104,7 +105,7 @@ class FFmpegSource:
     def _blocks(self, first_s: float | None) -> Iterator[Block]:
         """Mono blocks with the position of their first sample, at `first_s` where the first frame has no time stamp."""
         self._is_moved = True
-        frames = self._container.decode(self._stream)
+        frames = self._frames()
         first = next(frames, None)
         if first is None:
             return
@@ -115,6 +116,14 @@ class FFmpegSource:
         for samples in _mono(chain([first], frames), self.info.sample_rate_hz):
             yield position, samples
             position += samples.size
+
+    def _frames(self) -> Iterator[av.AudioFrame]:
+        """The frames from here to the end."""
+        try:
+            yield from self._container.decode(self._stream)
+        except IndexError:
+            # PyAV trips over a stream that turned up on the way, when it is through with those that it knew.
+            return
 
     def _since_start_s(self, time_s: float) -> float:
         """The container's clock need not start at 0."""
@@ -138,14 +147,16 @@ def _first_known(container: av.container.InputContainer) -> av.AudioStream:
 
 def _mono(frames: Iterable[av.AudioFrame], rate_hz: int) -> Iterator[NDArray[np.float32]]:
     """Frames as mono blocks at `rate_hz`: a stream may change its own rate, or its channels, on the way."""
-    for (own_rate_hz, has_too_many_planes), same in groupby(frames, key=_handling):
-        run = _packed(same) if has_too_many_planes else same
+    for (own_rate_hz, has_too_many_planes), run in groupby(frames, key=_handling):
+        convert = _packed if has_too_many_planes else iter
+        blocks = map(_averaged, convert(run))
         if own_rate_hz == rate_hz:
-            yield from map(_averaged, run)
+            yield from blocks
+        elif not MIN_RATE_HZ <= own_rate_hz <= MAX_RATE_HZ:
+            raise DecoderError(f"a sample rate of {own_rate_hz} Hz in mid-stream is not possible")
         else:
             resampler = soxr.ResampleStream(own_rate_hz, rate_hz, 1)
-            for frame in run:
-                yield resampler.resample_chunk(_averaged(frame))
+            yield from map(resampler.resample_chunk, blocks)
             yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 

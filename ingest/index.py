@@ -24,7 +24,7 @@ from ingest.layout import (
 )
 from ingest.location import Location
 from ingest.shards import Sidecar
-from manifests.errors import InputError
+from manifests.errors import InputError, first_line
 
 # The ledgers' columns that opening a store takes; the others stay in the sidecars.
 COLUMNS = ("key", "ok", "reason", "detail", "fbank_offset", "hog_offset", "num_frames")
@@ -97,7 +97,7 @@ def read_index(location: Location, *, columns: tuple[str, ...] = COLUMNS) -> Ind
     except FileNotFoundError as error:
         raise InputError(f"{where} is missing; {remedy}") from error
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, ValidationError) as error:
-        raise InputError(f"{where} is damaged ({error}); {remedy}") from error
+        raise InputError(f"{where} is damaged ({first_line(error)}); {remedy}") from error
 
 
 def last_rows(keys: pa.ChunkedArray) -> NDArray[np.bool_]:

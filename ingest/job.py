@@ -2,10 +2,11 @@
 
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 
 from ingest.book import Book, open_book
@@ -74,25 +75,22 @@ def ingest(
     try:
         location.create()
         with location.lock("ingest"):
-            remove_scratch(manifest.sources)
             for folder in ("", SHARD_FOLDER):
                 location.remove_stale(folder)
             book = open_book(location, manifest, _new_store(manifest, options, location, lists), append=options.append)
             _Run(book, manifest, options).run()
             return book.store
     except OSError as error:
+        trouble = (error.strerror or str(error)).removeprefix(f"{location} ")
         raise InputError(
-            f"{location} can't be written: {error.strerror or error}; what was finished is kept, make room or mend the "
+            f"{location} can't be written: {trouble}; what was finished is kept, make room or mend the "
             "place and run the same command again"
         ) from error
 
 
 def rebuild(book: Book, shards: Sequence[int], num_workers: int | None) -> None:
     """Makes published shards anew, to the same bytes; the caller holds the store's lock. Raises InputError."""
-    for part, manifest in enumerate(book.parts):
-        mine = [shard for shard in shards if book.part_of(shard) == part]
-        if mine:
-            _Run(book, manifest, IngestOptions(num_workers=num_workers, max_failures=1.0)).make(mine)
+    _Run(book, book.parts[0], IngestOptions(num_workers=num_workers, max_failures=1.0)).make(shards)
 
 
 def _new_store(
@@ -102,9 +100,11 @@ def _new_store(
     sha256 = manifest.sha256
     part = Part(num_clips_asked=len(manifest), manifest_sha256=sha256, wanted_sha256=sha256, lists=dict(lists or {}))
     size = min(options.clips_per_shard or default_clips_per_shard(len(manifest)), len(manifest))
-    if options.clips_per_shard is None and location.exists(STORE_FILE):
-        # What is appended may be larger or smaller, and lies in shards of the same size.
-        size = read_store_file(location).clips_per_shard
+    if location.exists(STORE_FILE):
+        # What is appended may be larger or smaller, and lies in shards of the size that the first clips gave.
+        existing = read_store_file(location)
+        given = min(options.clips_per_shard or existing.clips_per_shard, existing.parts[0].num_clips_asked)
+        size = existing.clips_per_shard if given == existing.clips_per_shard else size
     return StoreFile(
         dataset=manifest.dataset,
         clips_per_shard=size,
@@ -138,38 +138,61 @@ class _Run:
 
     def make(self, shards: Sequence[int]) -> None:
         """Makes shards, fetching their recordings first where they come from a raw cache."""
-        if not shards:
-            return
+        for _, of_part in groupby(shards, self.book.part_of):
+            self._make_of_one_part(list(of_part))
+
+    def _make_of_one_part(self, shards: Sequence[int]) -> None:
         manifest = self.book.parts[self.book.part_of(shards[0])]
         sources = open_sources(manifest.sources)
-        fetcher = self._fetcher(manifest, shards)
-        work = Work(shards, lambda shard: self._task(shard, sources), lambda shard: self._recordings(shard))
+        work = Work(shards, lambda shard: self._task(shard, sources), self._recordings)
         total = sum(len(self.book.clips(shard)) for shard in shards)
         failures: list[LedgerRow] = []
         num_done = 0
-        with self._executor() as executor, ProgressDisplay("clips", total) as display:
+        with (
+            self._fetcher(manifest, shards) as fetcher,
+            self._executor() as executor,
+            ProgressDisplay("clips", total) as display,
+        ):
             for report in run_pipeline(work, executor, fetcher):
+                failures.extend(report.failures if report else ())
                 note = f"{len(failures)} failed" + (f", {fetcher.note}" if fetcher else "")
                 display.advance(report.num_done if report else 0, note)
-                if report is None:
-                    continue
-                num_done += report.num_done
-                failures.extend(report.failures)
+                if fetcher is not None:
+                    self._check_fetches(fetcher)
+                num_done += report.num_done if report else 0
                 if num_done >= MIN_CLIPS_FOR_FAILURE_SHARE and len(failures) > self.options.max_failures * num_done:
                     raise _too_many_failures(failures, num_done, self.options.max_failures)
 
+    def _check_fetches(self, fetcher: Fetcher) -> None:
+        """Stops before a whole shard's recordings were asked for in vain, when the network is gone, say."""
+        num_done = fetcher.num_fetched + fetcher.num_failed
+        if num_done >= MIN_CLIPS_FOR_FAILURE_SHARE and fetcher.num_failed > self.options.max_failures * num_done:
+            raise InputError(
+                f"stopped: {fetcher.num_failed} of {num_done} downloads failed, more than --max-failures "
+                f"{self.options.max_failures:g} allows (the last one: {fetcher.last_failure}). What was fetched is "
+                "kept: see `ingest doctor`, and run the same command again, or allow more"
+            )
+
     def _executor(self) -> AbstractContextManager[Executor]:
         options = self.options
-        if options.num_workers == 0 and options.ray_address is None:
+        if options.num_workers == 0:
             return in_process(options.fetch.num_parallel)
-        return on_ray(options.num_workers, options.ray_address)
+        return on_ray(options.num_workers, options.ray_address, options.fetch.num_parallel)
 
-    def _fetcher(self, manifest: Manifest, shards: Sequence[int]) -> Fetcher | None:
+    @contextmanager
+    def _fetcher(self, manifest: Manifest, shards: Sequence[int]) -> Iterator[Fetcher | None]:
+        """The one fetcher of the manifest's raw cache, as long as the context lasts; None where there is no such."""
         if manifest.sources.kind != "raw_cache":
-            return None
-        cache = RawCache(open_location(manifest.sources.address))
-        uses = Counter(name for shard in shards for name in set(self._recordings(shard)))
-        return Fetcher(cache, self.options.fetch, retry_failed=self.options.retry_failed, num_uses=uses)
+            yield None
+            return
+        raw = open_location(manifest.sources.address)
+        raw.create()
+        # Stores may share a cache, and its server is asked by one at a time.
+        with raw.lock("download"):
+            remove_scratch(raw)
+            uses = Counter(name for shard in shards for name in set(self._recordings(shard)))
+            retry_failed = self.options.retry_failed
+            yield Fetcher(RawCache(raw), self.options.fetch, retry_failed=retry_failed, num_uses=uses)
 
     def _recordings(self, shard: int) -> list[str]:
         settled = self.book.settled(shard)
@@ -243,11 +266,11 @@ class _Run:
         """Those whose file there is now, after fetching."""
         if not clips:
             return []
-        fetcher = self._fetcher(self.wanted, [])
-        if fetcher is not None:
-            with self._executor() as executor, ProgressDisplay("clips to try again", len(clips)) as display:
-                for _ in fetch_all([clip.source for clip in clips], executor, fetcher):
-                    display.advance(0, fetcher.note)
+        with self._fetcher(self.wanted, []) as fetcher:
+            if fetcher is not None:
+                with self._executor() as executor, ProgressDisplay("clips to try again", len(clips)) as display:
+                    for _ in fetch_all([clip.source for clip in clips], executor, fetcher):
+                        display.advance(0, fetcher.note)
         sources = open_sources(self.wanted.sources)
         return [clip for clip in clips if isinstance(find_source(sources, clip), SourceFile)]
 

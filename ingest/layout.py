@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ingest.location import LocalFolder, Location, open_location
-from manifests.errors import InputError
+from manifests.errors import InputError, first_line
 from manifests.geometry import FbankSpec, HogSpec
 from manifests.vocabulary import Vocabulary
 
@@ -159,5 +159,5 @@ def read_store_file(location: Location) -> StoreFile:
         raise InputError(f"{path} can't be read: {error.strerror or error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise InputError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); delete it and run the ingest command again"
+            f"{path} is damaged ({first_line(error)}); delete it and run the ingest command again"
         ) from error

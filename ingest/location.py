@@ -70,6 +70,10 @@ class Location(ABC):
         """
 
     @abstractmethod
+    def files_directly_in(self, folder: str = "") -> list[str]:
+        """As :meth:`files`, but of `folder` alone and not of its subfolders, which may hold millions."""
+
+    @abstractmethod
     def folders(self, folder: str = "") -> list[str]:
         """Sorted names, relative to this location, of the folders directly in `folder`, hidden ones left out."""
 
@@ -152,6 +156,11 @@ class LocalFolder(Location):
     def files(self, folder: str = "") -> list[str]:
         found = (path.relative_to(self._path) for path in (self._path / folder).rglob("*") if path.is_file())
         return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+
+    def files_directly_in(self, folder: str = "") -> list[str]:
+        top = self._path / folder
+        found = [path for path in top.iterdir() if path.is_file()] if top.is_dir() else []
+        return sorted(path.relative_to(self._path).as_posix() for path in found if not path.name.startswith("."))
 
     def folders(self, folder: str = "") -> list[str]:
         top = self._path / folder

@@ -93,6 +93,9 @@ class ObjectFolder(Location):
         found = [name for name in self._all_names(folder) if not any(part.startswith(".") for part in name.split("/"))]
         return sorted(found)
 
+    def files_directly_in(self, folder: str = "") -> list[str]:
+        return sorted(name for name in self._names_directly_in(folder) if not posixpath.basename(name).startswith("."))
+
     def folders(self, folder: str = "") -> list[str]:
         prefix = self._key(folder)
         found = self._try("can't be listed", folder, lambda: obstore.list_with_delimiter(self._store, prefix or None))
@@ -130,10 +133,9 @@ class ObjectFolder(Location):
         return leased(Lock(self._store, key, where, work, self._lease_times, self._patience))
 
     def remove_stale(self, folder: str = "") -> None:
-        top = self._key(folder)
-        for name in self._all_names(folder):
-            parent, _, base = self._key(name).rpartition("/")
-            if parent == top and base.startswith(".") and base.endswith(TEMPORARY_SUFFIX):
+        for name in self._names_directly_in(folder):
+            base = posixpath.basename(name)
+            if base.startswith(".") and base.endswith(TEMPORARY_SUFFIX):
                 self.delete(name)
 
     def zarr_store(self, name: str) -> Any:
@@ -159,6 +161,11 @@ class ObjectFolder(Location):
         found = self._try("can't be listed", folder, lambda: obstore.list(self._store, prefix or None).collect())
         # A marker that some tools make for a folder comes as the prefix itself.
         return [self._relative(meta["path"]) for meta in found if meta["path"] != prefix]
+
+    def _names_directly_in(self, folder: str) -> list[str]:
+        prefix = self._key(folder)
+        found = self._try("can't be listed", folder, lambda: obstore.list_with_delimiter(self._store, prefix or None))
+        return [self._relative(meta["path"]) for meta in found["objects"] if meta["path"] != prefix]
 
     def _head(self, name: str) -> "ObjectMeta":
         return self._try("can't be read", name, lambda: obstore.head(self._store, self._key(name)))

@@ -31,7 +31,8 @@ def retriable(book: Book, num_rows: int, wanted: Manifest, options: RetryOptions
     # A clip that was tried again has several rows, of which the last one counts.
     reasons = dict(zip(failed["key"].to_pylist(), failed["reason"].to_pylist(), strict=True))
     present = ledger["key"].filter(pc.and_(ledger["ok"], pc.is_in(ledger["key"], pa.array(reasons))))
-    reasons = {key: reason for key, reason in reasons.items() if key not in set(present.to_pylist())}
+    for key in present.to_pylist():
+        reasons.pop(key, None)
     allowed = {*TRANSIENT, *([Reason.MISSING] if options.append else [])}
     keys = [key for key, reason in reasons.items() if options.retry_failed or reason in allowed]
     rows = wanted.table.filter(pc.is_in(wanted.table["key"], pa.array(keys, pa.string())))

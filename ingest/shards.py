@@ -19,7 +19,7 @@ from ingest.location import Location, open_location
 from ingest.sources import SourceFile, Unavailable, local_source
 from ingest.tarwriter import TarWriter
 from manifests.clips import Clip, write_parquet
-from manifests.errors import InputError
+from manifests.errors import InputError, first_line
 
 # A worker tells how far it is every so many clips.
 CLIPS_PER_REPORT = 10
@@ -105,8 +105,8 @@ def read_sidecar(location: Location, name: str) -> Sidecar | None:
         return Sidecar(about["tar_sha256"], about["tar_size"], about["recipe_sha256"], ledger)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{location}/{name} is damaged ({error}); run `featurestore repair`, or delete it and run the ingest "
-            "command again"
+            f"{location}/{name} is damaged ({first_line(error)}); run `featurestore repair`, or delete it and run the "
+            "ingest command again"
         ) from error
 
 

@@ -6,3 +6,8 @@ class InputError(Exception):
 
     The command line prints it after ``error:`` and exits with status 2, without a traceback.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in the one line that fits into a message of ours."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

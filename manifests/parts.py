@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.clips import SCHEMA, Manifest, Sources, write_parquet
-from manifests.errors import InputError
+from manifests.errors import InputError, first_line
 from manifests.vocabulary import Vocabulary
 
 
@@ -69,4 +69,6 @@ class ManifestFile:
         return manifests
 
     def _damaged(self, error: Exception) -> InputError:
-        return InputError(f"{self._where} is not a readable manifest ({error}); run the ingest command again")
+        return InputError(
+            f"{self._where} is not a readable manifest ({first_line(error)}); run the ingest command again"
+        )

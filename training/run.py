@@ -42,8 +42,9 @@ def open_run(store: Store, config: RunConfig, folder: Path, device: torch.device
     """
     if config.model.num_frames > store.file.fbank.num_frames:
         raise InputError(
-            f"the model takes {config.model.num_frames} frames and {store.location} holds {store.file.fbank.num_frames}: "
-            f"set model.num_frames={store.file.fbank.num_frames}, or ingest with --num-frames {config.model.num_frames}"
+            f"the model takes {config.model.num_frames} frames and {store.location} holds "
+            f"{store.file.fbank.num_frames}: set model.num_frames={store.file.fbank.num_frames}, or ingest with "
+            f"--num-frames {config.model.num_frames}"
         )
     split = choose_split(store, config.data, config.seed)
     _check_distillation(store, config, split)
@@ -71,7 +72,8 @@ def _check_distillation(store: Store, config: RunConfig, split: Split) -> None:
         return
     if not store.labels(split.train).any():
         raise InputError(
-            f"no clip to train on in {store.location} has a label; do Multi-SSL alone with --set distill.optimiser.epochs=0"
+            f"no clip to train on in {store.location} has a label; do Multi-SSL alone with "
+            "--set distill.optimiser.epochs=0"
         )
     if distill.teacher not in (NO_TEACHER, OWN_TEACHER):
         cache = open_teacher(store, distill.teacher, split)

@@ -200,7 +200,7 @@ def test_an_index_of_other_clips(store_copy: Path) -> None:
     index = read_index(LocalFolder(store_copy))
     order = [1, 0, *range(2, 23)]
     write_index(LocalFolder(store_copy), Index(index.table.take(order), index.shards))
-    with pytest.raises(InputError, match=r"the index and manifest\.parquet name other clips; run `featurestore verify`"):
+    with pytest.raises(InputError, match=r"index and manifest\.parquet name other clips; run `featurestore verify`"):
         Store(store_copy)
     write_index(LocalFolder(store_copy), Index(index.table, index.shards[:4]))
     with pytest.raises(InputError, match=r"name other clips; run `featurestore verify`"):

@@ -11,8 +11,9 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
+from featurestore.cachefiles import TeacherAttributes
 from featurestore.store import Store
-from featurestore.teachercache import TeacherAttributes, TeacherCache, create_cache
+from featurestore.teachercache import TeacherCache, create_cache
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 
@@ -26,6 +27,7 @@ def store(store_copy: Path) -> Store:
 
 def attributes(store: Store, **changes: Any) -> TeacherAttributes:
     usual: dict[str, Any] = {
+        "name": "random",
         "teacher": "random",
         "embedding_dim": 4,
         "provenance": {"checkpoint_sha256": "ab" * 32, "rates": (16000, 0.5)},
@@ -148,6 +150,7 @@ def test_plain_zarr_reads_it(store: Store, cache: TeacherCache) -> None:
     assert np.isnan(values[5:10]).all()
     assert dict(group.attrs) == {
         "format": 1,
+        "name": "random",
         "teacher": "random",
         "embedding_dim": 4,
         "provenance": {"checkpoint_sha256": "ab" * 32, "rates": [16000, 0.5]},
@@ -231,5 +234,5 @@ def test_damaged_metadata(store: Store, cache: TeacherCache, name: str, content:
 def test_an_array_of_another_size(store: Store, cache: TeacherCache) -> None:
     path = Path(cache.path) / "embedding/zarr.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"shape": [20, 4]}))
-    with pytest.raises(InputError, match=r"random\.zarr is .*; delete it and build it again"):
+    with pytest.raises(InputError, match=r"random\.zarr is damaged, its arrays are too short; delete it and build it"):
         TeacherCache(store, "random")

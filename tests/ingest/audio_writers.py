@@ -159,7 +159,8 @@ def mux_long(path: Path, quiet_s: float, track: Track, form: str | None = None) 
         silent = silent[2:-2]
         length = sum(packet.duration for packet in silent)
         count = int(quiet_s * track.rate_hz / length)
-        pts = 0
+        # An encoder's first packets lie before 0: what it needs to start, which readers drop.
+        pts = loud[0].pts
         for original in [*silent * count, *loud, *silent * count]:
             packet = av.Packet(bytes(original))
             packet.pts = packet.dts = pts
@@ -167,8 +168,7 @@ def mux_long(path: Path, quiet_s: float, track: Track, form: str | None = None) 
             packet.is_keyframe = True
             pts += original.duration
             container.mux(packet)
-    # An encoder's first packets lie before 0: what it needs to start.
-    return (count * length - loud[0].pts) / track.rate_hz
+    return count * length / track.rate_hz
 
 
 def _packets(track: Track) -> list[av.Packet]:

@@ -176,12 +176,12 @@ def mp3s(folder: Path) -> Iterator[Case]:
 def streams(folder: Path) -> Iterator[Case]:
     """Several streams, unknown codecs, streams that change on the way, clocks that start elsewhere, fragments."""
     wide, low = Track(sound(1.0), "aac"), Track(sound(1.0, 22_050, 2), "aac", 22_050)
-    mux(folder / "two.mkv", wide, Track(np.zeros((48_000, 2)), "ac3", 48_000))
-    yield Case("two.mkv", tolerance=LOSSY)
-    two = (folder / "two.mkv").read_bytes()
-    (folder / "two_first_unknown.mkv").write_bytes(two.replace(b"A_AC3", b"A_XYZ"))
-    yield Case("two_first_unknown.mkv", tolerance=LOSSY)
-    (folder / "unknown.mkv").write_bytes(two.replace(b"A_AC3", b"A_XYZ").replace(b"A_AAC", b"A_XYZ"))
+    mux(folder / "two.mkv", Track(np.zeros((48_000, 2)), "ac3", 48_000), wide)
+    yield Case("two.mkv", rate_hz=48_000, num_channels=2, tolerance=LOSSY, gain=0.0)
+    two = (folder / "two.mkv").read_bytes().replace(b"A_AC3", b"A_XYZ")
+    (folder / "first_unknown.mkv").write_bytes(two)
+    yield Case("first_unknown.mkv", tolerance=LOSSY)
+    (folder / "unknown.mkv").write_bytes(two.replace(b"A_AAC", b"A_XYZ"))
     yield Case("unknown.mkv", (Reason.NOT_AUDIO,))
     mux(folder / "wide.aac", wide, form="adts")
     mux(folder / "low.aac", low, form="adts")
@@ -201,6 +201,12 @@ def streams(folder: Path) -> Iterator[Case]:
     ):
         mux(folder / name, wide, options=options)
         yield Case(name, tolerance=LOSSY, sound_s=-1024 / RATE_HZ)
+    # A picture turns up behind the sound, and the header promised none.
+    mux(folder / "surprise.flv", Track(np.pad(sound(1.0), ((13 * RATE_HZ, 0), (0, 0))), "libmp3lame"))
+    tag = b"\x09" + struct.pack(">I", 5)[1:] + bytes(7) + b"\x22\0\0\x84\0" + struct.pack(">I", 16)
+    (folder / "surprise.flv").write_bytes((folder / "surprise.flv").read_bytes() + tag)
+    part = {"start_s": 13.0, "end_s": 15.0, "sound_s": -1105 / RATE_HZ}
+    yield Case("surprise.flv", tolerance=LOSSY, duration_s=None, **part)
     mux(folder / "faststart.m4a", wide, options={"movflags": "faststart"})
     yield Case("faststart.m4a", tolerance=LOSSY)
     # Their clocks start at 20 s; Matroska's length counts from 0 all the same.
@@ -216,6 +222,7 @@ def streams(folder: Path) -> Iterator[Case]:
         flac[21], flac[22:26] = flac[21] & 0xF0 | high, low_bytes
         (folder / name).write_bytes(flac)
         yield Case(name, duration_s=None, start_s=1.5, end_s=2.5, sound_s=1.5)
+    yield Case("streamed.flac", duration_s=None, length_s=2.575)
 
 
 def names(folder: Path) -> Iterator[Case]:
@@ -251,20 +258,20 @@ def three_hours(folder: Path) -> Iterator[Case]:
         for part in (np.zeros(5400 * 8_000), sound(1.0, 8_000)[:, 0], np.zeros(5399 * 8_000)):
             file.write(part)
     yield Case("long.flac", rate_hz=8_000, narrow=True, duration_s=10_800.0, start_s=5400.0, end_s=5401.0)
-    for name, codec, rate_hz, options in (
-        ("long.m4a", "aac", 8_000, {}),
-        ("long.mp3", "libmp3lame", 8_000, {"reservoir": "0"}),
-        ("long.webm", "libopus", 48_000, {"frame_duration": "120"}),
+    for name, codec, rate_hz, options, late, tolerance in (
+        ("long.m4a", "aac", 8_000, {}, 0, LOSSY),
+        ("long.mp3", "libmp3lame", 8_000, {"reservoir": "0"}, 576, SPEECH),  # 8 kbit/s are not much
+        ("long.webm", "libopus", 48_000, {"frame_duration": "120"}, 0, LOSSY),
     ):
         # A second of its own silence, for a codec to find its feet after the packets that were not made for this.
         track = Track(np.pad(sound(1.0, rate_hz), ((rate_hz, 0), (0, 0))), codec, rate_hz, options=options)
-        start_s = mux_long(folder / name, 5400.0, track) + 1.0
+        start_s = mux_long(folder / name, 5400.0, track) + 1.0 + late / rate_hz
         yield Case(
             name,
             rate_hz=rate_hz,
             narrow=rate_hz == 8_000,
             duration_s=None,
-            tolerance=LOSSY,
+            tolerance=tolerance,
             start_s=start_s,
             end_s=start_s + 1.0,
         )

@@ -13,15 +13,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.fbank import fbank
-from ingest.featurise import crop_start_ms, featurise, looped, read_window, source_path
+from ingest.featurise import Features, featurise, looped
 from ingest.hog import hog
+from ingest.layout import Part, StoreFile
 from ingest.ledger import ClipError, Reason
+from ingest.sources import SourceFile, local_source
+from ingest.window import crop_start_ms, read_window, source_path
 from manifests.clips import Clip
 from manifests.geometry import FbankSpec, HogSpec
+from manifests.vocabulary import Vocabulary
 
 RATE_HZ = 16_000
 SPEC, HOG_SPEC = FbankSpec(num_frames=256), HogSpec()
 WINDOW_S = 2.575
+
+
+def features_of(path: Path, **options: bool) -> Features:
+    store = StoreFile(
+        dataset="s",
+        clips_per_shard=1,
+        seed=0,
+        keep_audio=options.get("keep_audio", False),
+        drop_silent=options.get("drop_silent", False),
+        fbank=SPEC,
+        hog=HOG_SPEC,
+        vocabulary=Vocabulary(),
+        versions={},
+        parts=(Part(num_clips_asked=1, manifest_sha256="", wanted_sha256=""),),
+    )
+    return featurise(Clip("a", path.name), path, store)
 
 
 @pytest.fixture
@@ -117,8 +137,11 @@ def test_a_path_that_leaves_the_corpus_is_refused(tmp_path: Path, source: str) -
     (root / "link").symlink_to(tmp_path / "other")
     for name in ("out.wav", "other/out.wav"):
         soundfile.write(tmp_path / name, np.zeros(16_000), RATE_HZ)
-    with pytest.raises(ClipError, match="unreadable: the path leaves the corpus's folder"):
-        featurise(Clip("x", source), root, SPEC, HOG_SPEC, 0, False)
+    with (
+        pytest.raises(ClipError, match="unreadable: the path leaves the corpus's folder"),
+        local_source(SourceFile(str(root), source)),
+    ):
+        pass
 
 
 def test_a_path_within_the_corpus(tmp_path: Path) -> None:
@@ -130,7 +153,7 @@ def test_features_of_a_short_clip(tmp_path: Path) -> None:
     samples = (0.1 * np.random.default_rng(0).standard_normal(20_000)).astype(np.float32)
     path = tmp_path / "a.wav"
     soundfile.write(path, samples, RATE_HZ, subtype="FLOAT")
-    features = featurise(Clip("a", "a.wav"), tmp_path, SPEC, HOG_SPEC, 0, True)
+    features = features_of(tmp_path / "a.wav", keep_audio=True)
     tiled = torch.from_numpy(np.tile(samples, 3)[: SPEC.num_samples])
     assert np.array_equal(features.fbank, fbank(tiled, SPEC).half().numpy())
     assert np.array_equal(features.hog, hog(torch.from_numpy(features.fbank).float(), HOG_SPEC).half().numpy())
@@ -146,7 +169,7 @@ def test_features_of_a_short_clip(tmp_path: Path) -> None:
 def test_a_loud_float_file_is_clipped_in_its_flac_alone(tmp_path: Path) -> None:
     samples = np.linspace(-2, 2, 8000, dtype=np.float32)
     soundfile.write(tmp_path / "a.wav", samples, RATE_HZ, subtype="FLOAT")
-    features = featurise(Clip("a", "a.wav"), tmp_path, SPEC, HOG_SPEC, 0, True)
+    features = features_of(tmp_path / "a.wav", keep_audio=True)
     assert np.array_equal(features.window.waveform, samples)
     assert features.flac is not None
     kept, _ = soundfile.read(io.BytesIO(features.flac), dtype="float32")
@@ -157,15 +180,56 @@ def test_a_loud_float_file_is_clipped_in_its_flac_alone(tmp_path: Path) -> None:
 def test_less_than_a_frame_is_too_short(tmp_path: Path, num_samples: int, fits: bool) -> None:
     soundfile.write(tmp_path / "a.wav", np.full(num_samples, 0.1), RATE_HZ)
     if fits:
-        assert featurise(Clip("a", "a.wav"), tmp_path, SPEC, HOG_SPEC, 0, False).num_frames == 1
+        assert features_of(tmp_path / "a.wav").num_frames == 1
         return
     with pytest.raises(ClipError, match=f"{num_samples} samples, less than one frame of 400") as caught:
-        featurise(Clip("a", "a.wav"), tmp_path, SPEC, HOG_SPEC, 0, False)
+        features_of(tmp_path / "a.wav")
     assert caught.value.reason is Reason.TOO_SHORT
 
 
 def test_silence_is_the_floor(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(50_000), RATE_HZ)
-    features = featurise(Clip("a", "a.wav"), tmp_path, SPEC, HOG_SPEC, 0, False)
+    features = features_of(tmp_path / "a.wav")
     assert np.unique(features.fbank).tolist() == [np.float16(np.log(np.finfo(np.float32).eps))]
     assert not features.hog.any()
+
+
+@pytest.mark.parametrize(("peak", "dropped"), [(0.0, True), (2.0**-17, True), (2.0**-16, False)])
+def test_silence_is_dropped_where_the_corpus_says_so(tmp_path: Path, peak: float, dropped: bool) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(9000, peak, np.float32), RATE_HZ, subtype="FLOAT")
+    assert features_of(tmp_path / "a.wav").peak == peak
+    if not dropped:
+        assert features_of(tmp_path / "a.wav", drop_silent=True).peak == peak
+        return
+    with pytest.raises(ClipError, match=r"nothing in it is louder than 1\.5e-05 of full scale") as caught:
+        features_of(tmp_path / "a.wav", drop_silent=True)
+    assert caught.value.reason is Reason.SILENT
+
+
+# A recording of ten seconds in which a clip of 2 s starts at 5 s, and files that hold the clip alone.
+@pytest.mark.parametrize(
+    ("duration_s", "is_cut", "expected"),
+    [
+        (10.0, False, (5000, 7000)),
+        (10.0, None, (5000, 7000)),
+        (2.0, None, (0, 2000)),
+        (2.5, None, (0, 2000)),  # hardly longer than the clip: cut with a margin
+        (2.51, None, (0, 0)),  # a recording that ends before the clip begins
+        (2.0, True, (0, 2000)),
+        (1.9, None, (0, 1900)),
+        (10.0, True, (0, 2000)),
+    ],
+)
+def test_the_clip_in_a_cut_and_in_a_whole_recording(
+    tmp_path: Path, duration_s: float, is_cut: bool | None, expected: tuple[int, int]
+) -> None:
+    path = tmp_path / "a.wav"
+    samples = np.arange(round(duration_s * RATE_HZ), dtype=np.float32) / 2**20
+    soundfile.write(path, samples, RATE_HZ, subtype="FLOAT")
+    window = read_window(path, Clip("x", "id", 5000, 7000), RATE_HZ, WINDOW_S, 0, is_cut)
+    if expected == (0, 0):
+        assert window.waveform.size == 0
+        return
+    first, last = (round(float(window.waveform[i]) * 2**20) for i in (0, -1))
+    assert (first // 16, (last + 1) // 16) == expected
+    assert (window.start_ms, window.clip_start_ms) == (expected[0], 0 if expected[0] == 0 else 5000)

@@ -2,17 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import ingest.decoder
 from ingest.job import IngestOptions
 from ingest.job import ingest as run_ingest
 from ingest.ledger import Reason
+from manifests.folder import FolderOptions, folder_manifest
 from tests.ingest.audio_writers import Track, mux, sound, write
 
 Rng = np.random.Generator
+NUM_MUTANTS = 300
+ALLOWED = {Reason.NOT_AUDIO, Reason.NO_AUDIO_STREAM, Reason.DECODE, Reason.TOO_SHORT, Reason.NON_FINITE}
 # What lengths, counts and rates are set to.
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF, 2**63 - 1)
 
@@ -106,3 +111,37 @@ def mutant(seed: int, files: list[Path]) -> tuple[str, bytes]:
     for place in rng.integers(len(MUTATIONS), size=int(rng.integers(1, 5))):
         MUTATIONS[int(place)](content, other, rng)
     return victim.suffix, bytes(content)
+
+
+def test_mutated_files_end_in_features_or_in_a_reason(
+    tmp_path: Path, shared_clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest.decoder, "TIME_LIMIT_S", 20.0)
+    files = [*originals(tmp_path / "originals"), *shared_clips]
+    folder = tmp_path / "mutants"
+    folder.mkdir()
+    for seed in range(NUM_MUTANTS):
+        suffix, content = mutant(seed, files)
+        (folder / f"seed{seed:04d}{suffix}").write_bytes(content)
+    manifest = folder_manifest(folder, FolderOptions(labels="none"))
+    run_ingest(manifest, tmp_path / "store", IngestOptions(num_frames=256, num_workers=0, max_failures=1.0))
+    rows = [row for path in (tmp_path / "store").glob("shards/*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert {row["key"] for row in rows} == {f"seed{seed:04d}" for seed in range(NUM_MUTANTS)}
+    bad = {row["key"]: row["detail"] for row in rows if _is_bad(row)}
+    assert bad == {}
+    # Else the mutations are too harsh, or too mild, to say anything.
+    assert 0.1 < np.mean([row["ok"] for row in rows]) < 0.9
+
+
+def _is_bad(row: dict[str, Any]) -> bool:
+    """A crash by a signal, a hang, or features that are no numbers."""
+    if row["ok"]:
+        return not np.isfinite([row["fbank_sum"], row["fbank_sum_sq"], row["rms"], row["peak"]]).all()
+    return row["reason"] not in ALLOWED or "crashed" in row["detail"]
+
+
+@pytest.fixture
+def shared_clips() -> list[Path]:
+    """A few real clips, where they are."""
+    folder = Path(__file__).parents[3] / "shared" / "data" / "esc10" / "audio"
+    return sorted(folder.glob("*.ogg"))[:3]

@@ -14,11 +14,13 @@ import pytest
 import soundfile
 
 from ingest.job import IngestOptions, default_clips_per_shard, ingest
-from ingest.layout import read_store_file, sidecar_path
+from ingest.layout import StoreFile, read_store_file
+from ingest.location import LocalFolder
 from ingest.shards import read_sidecar
-from manifests.clips import Manifest
+from manifests.clips import Manifest, make_manifest
 from manifests.errors import InputError
 from manifests.folder import FolderOptions, folder_manifest
+from manifests.parts import ManifestFile
 
 OPTIONS = IngestOptions(num_frames=256, clips_per_shard=5, num_workers=0)
 
@@ -27,9 +29,18 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
+def store_of(root: Path) -> StoreFile:
+    return read_store_file(LocalFolder(root))
+
+
+def parts_of(root: Path) -> list[Manifest]:
+    with (root / "manifest.parquet").open("rb") as file:
+        return ManifestFile(file, "manifest").manifests()
+
+
 def times(root: Path) -> dict[str, int]:
-    """When files changed, but the lock and the manifest, which every run writes."""
-    files = [path for path in root.rglob("*") if path.is_file() and path.name not in (".lock", "manifest.parquet")]
+    """When files changed, but the lock, which every run opens."""
+    files = [path for path in root.rglob("*") if path.is_file() and path.name != ".lock"]
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in files}
 
 
@@ -60,31 +71,40 @@ def error_of(manifest: Manifest, root: Path, options: IngestOptions = OPTIONS) -
 def test_what_a_store_holds(store_root: Path, corpus: Manifest) -> None:
     assert list(contents(store_root)) == [
         ".lock",
+        "README.md",
         "SHA256SUMS",
+        "coverage.csv",
+        "croissant.json",
         "index.json",
+        "index.parquet",
         "manifest.parquet",
+        "missing.csv",
+        "present_all.txt",
         *(f"shards/tiny-00000{shard}.{end}" for shard in range(3) for end in ("parquet", "tar")),
         "store.json",
     ]
-    store = read_store_file(store_root)
-    assert (store.dataset, store.num_clips_asked, store.num_shards) == ("tiny", 12, 3)
+    store = store_of(store_root)
+    assert (store.dataset, store.num_rows, store.num_shards) == ("tiny", 12, 3)
     assert store.vocabulary.names == ["chirp", "noise", "tone"]
-    assert store.manifest_sha256 == corpus.sha256 == Manifest.read(store_root / "manifest.parquet").sha256
+    (part,) = store.parts
+    assert (part.num_clips_asked, part.manifest_sha256, part.wanted_sha256) == (12, corpus.sha256, corpus.sha256)
+    assert parts_of(store_root) == [corpus]
     assert store.fbank.num_frames == 256
 
 
 def test_mean_and_std_are_those_of_all_values(store_root: Path) -> None:
-    store = read_store_file(store_root)
+    store = store_of(store_root)
     arrays = []
     for shard in range(store.num_shards):
         content = (store_root / "shards" / f"tiny-{shard:06d}.tar").read_bytes()
-        sidecar = read_sidecar(sidecar_path(store_root, store, shard))
+        sidecar = read_sidecar(LocalFolder(store_root), store.sidecar_name(shard))
         assert sidecar is not None
         offsets = sidecar.ledger["fbank_offset"].to_pylist()
         arrays += [np.frombuffer(content, np.float16, 256 * 128, offset) for offset in offsets]
     values = np.concatenate(arrays).astype(np.float64)
     (snapshot,) = store.snapshots
-    assert (snapshot.number, snapshot.num_shards, snapshot.num_clips) == (1, 3, 12)
+    assert (snapshot.number, snapshot.num_parts, snapshot.num_shards, snapshot.num_rows) == (1, 1, 3, 12)
+    assert (snapshot.num_clips_asked, snapshot.num_clips) == (12, 12)
     assert values.size == 12 * 256 * 128
     assert snapshot.mean == pytest.approx(values.mean(), rel=1e-9)
     assert snapshot.std == pytest.approx(values.std(), rel=1e-9)
@@ -103,12 +123,12 @@ def test_the_index_is_of_wids(store_root: Path) -> None:
 
 
 def test_the_fingerprint_is_of_the_recipe_and_the_tars(store_root: Path) -> None:
-    store = read_store_file(store_root)
-    digest = hashlib.sha256(json.dumps(store.recipe(), sort_keys=True).encode())
+    store = store_of(store_root)
+    recipe = json.dumps([store.recipe(), [store.parts[0].manifest_sha256]], sort_keys=True)
+    digest = hashlib.sha256(recipe.encode())
     for path in sorted((store_root / "shards").glob("*.tar")):
         digest.update(hashlib.sha256(path.read_bytes()).hexdigest().encode())
     assert store.snapshots[0].fingerprint == digest.hexdigest()
-    assert not {"versions", "snapshots"} & store.recipe().keys()
 
 
 def test_another_folder_gets_the_same_bytes(corpus: Manifest, store_root: Path, tmp_path: Path) -> None:
@@ -119,7 +139,7 @@ def test_another_folder_gets_the_same_bytes(corpus: Manifest, store_root: Path, 
 def test_a_second_run_does_nothing(corpus: Manifest, copy: Path) -> None:
     before, bytes_before = times(copy), contents(copy)
     store = ingest(corpus, copy, OPTIONS)
-    assert store == read_store_file(copy)
+    assert store == store_of(copy)
     assert times(copy) == before
     assert contents(copy) == bytes_before
 
@@ -133,9 +153,7 @@ def test_a_file_that_is_gone_is_made_again(corpus: Manifest, copy: Path, store_r
     ingest(corpus, copy, OPTIONS)
     assert contents(copy) == contents(store_root)
     stem = name.partition(".")[0]
-    changed = {key for key, time in untouched.items() if times(copy)[key] != time}
-    # store.json is opened and closed around every shard that is made.
-    assert all(key.startswith(stem) for key in changed - {"store.json"})
+    assert all(key.startswith(stem) for key, time in untouched.items() if times(copy)[key] != time)
 
 
 def test_a_cut_tar_is_made_again(corpus: Manifest, copy: Path, store_root: Path) -> None:
@@ -153,10 +171,13 @@ def test_what_a_killed_run_left_is_removed(corpus: Manifest, copy: Path, store_r
 
 def test_a_corpus_that_moved_is_no_other_recipe(corpus: Manifest, copy: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(corpus.root, tmp_path / "moved" / "tiny"))
-    before = times(copy)
-    ingest(folder_manifest(moved), copy, OPTIONS)
-    assert times(copy) == before
-    assert Manifest.read(copy / "manifest.parquet").root == moved
+    before = contents(copy / "shards")
+    store = ingest(folder_manifest(moved), copy, OPTIONS)
+    assert len(store.snapshots) == 1
+    assert contents(copy / "shards") == before
+    subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=copy, check=True)
+    assert [part.root for part in parts_of(copy)] == [moved]
+    assert parts_of(copy)[0].sha256 == corpus.sha256
 
 
 @pytest.mark.parametrize(
@@ -176,9 +197,12 @@ def test_another_recipe_is_refused(corpus: Manifest, copy: Path, change: dict[st
 
 def test_another_corpus_or_seed_is_refused(corpus: Manifest, copy: Path, tmp_path: Path) -> None:
     text = error_of(folder_manifest(corpus.root, seed=1), copy)
-    assert "differs in seed, manifest_sha256. " in text
-    other = bad_corpus(tmp_path / "tiny", 3, 0)
-    assert "differs in num_clips_asked, clips_per_shard, manifest_sha256, vocabulary. " in error_of(other, copy)
+    assert "differs in seed. " in text
+    assert "differs in vocabulary. Choose" in error_of(bad_corpus(tmp_path / "tiny", 3, 0), copy)
+    fewer = make_manifest("tiny", list(corpus.clips())[1:], corpus.vocabulary, corpus.sources)
+    text = error_of(fewer, copy)
+    assert "differs in the list of clips. Choose another folder with --store, delete this one, or add what is" in text
+    assert text.endswith("new with --append")
 
 
 def test_two_ingests_of_one_store_exclude_each_other(corpus: Manifest, copy: Path) -> None:
@@ -199,7 +223,7 @@ def test_too_many_failures_stop_a_run(tmp_path: Path) -> None:
     assert "more than --max-failures 0.2 allows" in text
     assert f"({failed} not_audio; for instance bad" in text
     assert text.endswith("Mend the source and run again with --retry-failed, or allow more")
-    assert not read_store_file(tmp_path / "store").snapshots
+    assert not store_of(tmp_path / "store").snapshots
     # What was made stays: with more allowed the same folder is finished.
     made = times(tmp_path / "store" / "shards")
     assert len(made) == 2 * 10 - 2 or len(made) == 2 * 10
@@ -223,10 +247,10 @@ def test_a_store_without_any_clip_is_no_store(tmp_path: Path) -> None:
     )
 
 
-def test_retry_failed_never_loses_a_clip(tmp_path: Path) -> None:
-    manifest = bad_corpus(tmp_path / "corpus", 4, 1)
+def test_unpublished_shards_made_again_never_lose_a_clip(tmp_path: Path) -> None:
+    manifest = bad_corpus(tmp_path / "corpus", 5, 6)
     store = tmp_path / "store"
-    ingest(manifest, store, OPTIONS)
+    assert "stopped: 6 of 11 clips failed" in error_of(manifest, store)
     before = contents(store / "shards")
     for source in manifest.root.rglob("*.wav"):
         source.write_bytes(b"")
@@ -235,31 +259,27 @@ def test_retry_failed_never_loses_a_clip(tmp_path: Path) -> None:
     assert contents(store / "shards") == before
 
 
-def test_retry_failed_makes_only_the_shards_that_miss_clips(tmp_path: Path) -> None:
+def test_unpublished_shards_are_made_again_in_place(tmp_path: Path) -> None:
     manifest = bad_corpus(tmp_path / "corpus", 13, 1)
-    root = tmp_path / "store"
-    assert ingest(manifest, root, OPTIONS).snapshots[0].num_clips == 13
+    root, none_may_fail = tmp_path / "store", replace(OPTIONS, max_failures=0.0)
+    assert "stopped: 1 of 14 clips failed" in error_of(manifest, root, none_may_fail)
     soundfile.write(tmp_path / "corpus" / "bad00.wav", np.random.default_rng(9).uniform(-0.1, 0.1, 9000), 16_000)
     before = times(root)
-    ingest(manifest, root, OPTIONS)
+    assert "stopped: 1 of 14 clips failed" in error_of(manifest, root, none_may_fail)
     assert times(root) == before
-    store = ingest(manifest, root, replace(OPTIONS, retry_failed=True))
-    shard = manifest.table["key"].to_pylist().index("bad00") // 5
-    changed = {name for name, time in times(root).items() if before[name] != time}
-    stem = f"shards/corpus-{shard:06d}"
-    assert changed == {f"{stem}.tar", f"{stem}.parquet", "index.json", "SHA256SUMS", "store.json"}
-    assert store.snapshots[0].num_clips == 14
+    store = ingest(manifest, root, replace(none_may_fail, retry_failed=True))
+    stem = f"shards/corpus-{manifest.table['key'].to_pylist().index('bad00') // 5:06d}"
+    assert {name for name, time in before.items() if times(root)[name] != time} == {
+        *(f"{stem}.tar", f"{stem}.parquet", "store.json")
+    }
+    assert (len(store.parts), store.snapshots[0].num_clips) == (1, 14)
     ingest(manifest, tmp_path / "clean", OPTIONS)
     assert contents(root) == contents(tmp_path / "clean")
 
 
-def test_checksums_follow_a_clip_that_fails_in_another_way(tmp_path: Path) -> None:
-    """The tar stays as it was, and the sidecar does not."""
-    manifest = bad_corpus(tmp_path / "corpus", 4, 1)
-    ingest(manifest, tmp_path / "store", OPTIONS)
-    (tmp_path / "corpus" / "bad00.wav").unlink()
-    ingest(manifest, tmp_path / "store", replace(OPTIONS, retry_failed=True))
-    subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path / "store", check=True)
+def test_failures_are_told_beside_the_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest(bad_corpus(tmp_path / "corpus", 4, 1), tmp_path / "store", OPTIONS)
+    assert capsys.readouterr().err.endswith(" clips/s, 1 failed\n")
 
 
 def test_progress_is_told(corpus: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

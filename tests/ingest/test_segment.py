@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ingest.featurise import read_window
 from ingest.segment import segment_manifest
+from ingest.window import read_window
 from manifests.clips import Clip, Manifest, make_manifest
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from ingest.featurise import featurise, read_window, window_fbank
+from ingest.featurise import featurise, window_fbank
 from ingest.job import IngestOptions, ingest
-from ingest.layout import StoreFile, read_store_file, sidecar_path, tar_path
-from ingest.ledger import SCHEMA
-from ingest.shards import ShardTask, read_sidecar, write_shard
+from ingest.layout import Part, StoreFile, read_store_file
+from ingest.ledger import SCHEMA, LedgerRow, Reason
+from ingest.location import LocalFolder
+from ingest.shards import ShardTask, Sidecar, read_sidecar, write_shard
+from ingest.sources import SourceFile, Unavailable
+from ingest.window import read_window
 from manifests.clips import Clip, Manifest, make_manifest
 from manifests.errors import InputError
 from manifests.geometry import FbankSpec, HogSpec
@@ -33,30 +37,41 @@ VOCABULARY = Vocabulary(labels=(Label(id="/m/1", name="Purr"), Label(id="/m/0", 
 def store_of(num_clips: int, keep_audio: bool = False) -> StoreFile:
     return StoreFile(
         dataset="s",
-        num_clips_asked=num_clips,
         clips_per_shard=num_clips,
         seed=0,
         keep_audio=keep_audio,
-        manifest_sha256="",
         fbank=SPEC,
         hog=HogSpec(),
         vocabulary=VOCABULARY,
         versions={},
+        parts=(Part(num_clips_asked=num_clips, manifest_sha256="", wanted_sha256=""),),
     )
 
 
+def task_of(root: Path, source_root: Path, clips: list[Clip], keep_audio: bool = False) -> ShardTask:
+    sources = tuple(SourceFile(str(source_root), clip.source) for clip in clips)
+    return ShardTask(str(root), store_of(len(clips), keep_audio), 0, "recipe", tuple(clips), sources)
+
+
+def run(task: ShardTask) -> Path:
+    """Makes a shard; returns its tar."""
+    assert sum(progress.num_done for progress in write_shard(task)) == len(task.clips)
+    return Path(task.location) / "shards" / "s-000000.tar"
+
+
 def make(root: Path, source_root: Path, clips: list[Clip], keep_audio: bool = False) -> Path:
-    """Writes one shard; returns its tar."""
-    (root / "shards").mkdir(parents=True, exist_ok=True)
-    task = ShardTask(root, source_root, store_of(len(clips), keep_audio), 0, tuple(clips))
-    assert sum(progress.num_done for progress in write_shard(task)) == len(clips)
-    return root / "shards" / "s-000000.tar"
+    """Writes one shard of files; returns its tar."""
+    return run(task_of(root, source_root, clips, keep_audio))
+
+
+def sidecar_of(tar: Path) -> Sidecar:
+    sidecar = read_sidecar(LocalFolder(tar.parent), f"{tar.stem}.parquet")
+    assert sidecar is not None
+    return sidecar
 
 
 def ledger_of(tar: Path) -> list[dict[str, Any]]:
-    sidecar = read_sidecar(tar.with_suffix(".parquet"))
-    assert sidecar is not None
-    return sidecar.ledger.to_pylist()
+    return sidecar_of(tar).ledger.to_pylist()  # type: ignore[no-any-return]
 
 
 def members(tar: Path) -> dict[str, bytes]:
@@ -81,7 +96,7 @@ def sounds(tmp_path: Path) -> Path:
 
 
 def shards_of(store_root: Path) -> Iterator[tuple[StoreFile, int]]:
-    store = read_store_file(store_root)
+    store = read_store_file(LocalFolder(store_root))
     for shard in range(store.num_shards):
         yield store, shard
 
@@ -95,11 +110,11 @@ def test_the_same_input_gives_the_same_bytes(sounds: Path, tmp_path: Path) -> No
     assert len(list(first.parent.iterdir())) == 2
 
 
-def test_members_lie_side_by_side_with_nothing_of_the_machine(store_root: Path) -> None:
+def test_members_lie_side_by_side_with_nothing_of_the_machine(store_root: Path, corpus: Manifest) -> None:
     for store, shard in shards_of(store_root):
-        with tarfile.open(tar_path(store_root, store, shard), "r:") as archive:
+        with tarfile.open(store_root / store.tar_name(shard), "r:") as archive:
             infos = archive.getmembers()
-        keys = Manifest.read(store_root / "manifest.parquet").table["key"].to_pylist()
+        keys = corpus.table["key"].to_pylist()
         of_shard = keys[shard * store.clips_per_shard : (shard + 1) * store.clips_per_shard]
         assert [info.name for info in infos] == [
             f"{key}.{part}" for key in of_shard for part in ("fbank.npy", "hog.npy", "json")
@@ -110,7 +125,7 @@ def test_members_lie_side_by_side_with_nothing_of_the_machine(store_root: Path) 
 
 def test_offsets_point_at_the_arrays(store_root: Path) -> None:
     for store, shard in shards_of(store_root):
-        tar = tar_path(store_root, store, shard)
+        tar = store_root / store.tar_name(shard)
         content, parts = tar.read_bytes(), members(tar)
         for row in ledger_of(tar):
             for name, size, shape in (("fbank", 256 * 128, (256, 128)), ("hog", 16 * 8 * 9, (16, 8, 9))):
@@ -123,14 +138,14 @@ def test_offsets_point_at_the_arrays(store_root: Path) -> None:
 def test_arrays_are_the_clip_s_features(store_root: Path, corpus: Manifest) -> None:
     clips = {clip.key: clip for clip in corpus.clips()}
     for store, shard in shards_of(store_root):
-        parts = members(tar_path(store_root, store, shard))
+        parts = members(store_root / store.tar_name(shard))
         for key in {name.partition(".")[0] for name in parts}:
             clip = clips[key]
             window = read_window(corpus.root / clip.source, clip, 16_000, 2.575, store.seed)
             assert np.array_equal(
                 np.load(io.BytesIO(parts[f"{key}.fbank.npy"])), window_fbank(window.waveform, store.fbank)
             )
-            features = featurise(clip, corpus.root, store.fbank, store.hog, store.seed, False)
+            features = featurise(clip, corpus.root / clip.source, store)
             assert np.array_equal(np.load(io.BytesIO(parts[f"{key}.hog.npy"])), features.hog)
             assert np.isfinite(features.fbank).all()
 
@@ -140,14 +155,15 @@ def test_sha256sum_agrees(store_root: Path) -> None:
         ["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=store_root, capture_output=True, text=True, check=True
     )
     checked = {line.partition(":")[0] for line in done.stdout.splitlines()}
-    assert checked == {"index.json", *(f"shards/tiny-00000{i}.{end}" for i in range(3) for end in ("tar", "parquet"))}
+    everything = {path.relative_to(store_root).as_posix() for path in store_root.rglob("*") if path.is_file()}
+    assert checked == everything - {"SHA256SUMS", ".lock"}
+    assert {"store.json", "manifest.parquet", "index.parquet", "index.json", "shards/tiny-000002.parquet"} < checked
 
 
 def test_the_sidecar_holds_the_tar_s_hash_and_size(store_root: Path) -> None:
     for store, shard in shards_of(store_root):
-        content = tar_path(store_root, store, shard).read_bytes()
-        sidecar = read_sidecar(sidecar_path(store_root, store, shard))
-        assert sidecar is not None
+        content = (store_root / store.tar_name(shard)).read_bytes()
+        sidecar = sidecar_of(store_root / store.tar_name(shard))
         assert (sidecar.tar_sha256, sidecar.tar_size) == (hashlib.sha256(content).hexdigest(), len(content))
         assert sidecar.ledger.schema == SCHEMA
 
@@ -155,7 +171,7 @@ def test_the_sidecar_holds_the_tar_s_hash_and_size(store_root: Path) -> None:
 # webdataset leaves its tars to the garbage collector to close.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_webdataset_reads_the_shards(store_root: Path) -> None:
+def test_webdataset_reads_the_shards(store_root: Path, corpus: Manifest) -> None:
     import webdataset
 
     urls = [str(path) for path in sorted((store_root / "shards").glob("*.tar"))]
@@ -165,9 +181,8 @@ def test_webdataset_reads_the_shards(store_root: Path) -> None:
     samples = {sample["__key__"]: sample for sample in pipeline}
     dataset = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False).decode()
     assert [sample["__key__"] for sample in dataset] == list(samples)
-    manifest = Manifest.read(store_root / "manifest.parquet")
-    assert list(samples) == manifest.table["key"].to_pylist()
-    for clip in manifest.clips():
+    assert list(samples) == corpus.table["key"].to_pylist()
+    for clip in corpus.clips():
         sample = samples[clip.key]
         assert sample["json"]["labels"] == list(clip.labels)
         parts = members(Path(sample["__url__"]))
@@ -255,7 +270,7 @@ def test_what_the_ledger_measures(tmp_path: Path) -> None:
 
 def test_ledger_sums_are_the_fbank_s(store_root: Path) -> None:
     for store, shard in shards_of(store_root):
-        tar = tar_path(store_root, store, shard)
+        tar = store_root / store.tar_name(shard)
         parts = members(tar)
         for row in ledger_of(tar):
             values = np.load(io.BytesIO(parts[f"{row['key']}.fbank.npy"])).astype(np.float64)
@@ -268,7 +283,7 @@ def test_kept_audio_is_the_window(corpus: Manifest, tmp_path: Path) -> None:
     clips = {clip.key: clip for clip in corpus.clips()}
     num_seen = 0
     for shard in range(store.num_shards):
-        tar = tar_path(tmp_path / "s", store, shard)
+        tar = tmp_path / "s" / store.tar_name(shard)
         content, parts = tar.read_bytes(), members(tar)
         for row in ledger_of(tar):
             flac = parts[f"{row['key']}.flac"]
@@ -291,8 +306,7 @@ def test_the_longest_key_and_letters_of_the_world(sounds: Path, tmp_path: Path) 
 
 def test_a_remade_shard_has_no_sidecar_until_it_is_whole(sounds: Path, tmp_path: Path) -> None:
     clips = tuple(Clip(f"k{i:02d}", f"{i % 3}.wav") for i in range(25))
-    (tmp_path / "shards").mkdir()
-    task = ShardTask(tmp_path, sounds, store_of(25), 0, clips)
+    task = task_of(tmp_path, sounds, list(clips))
     first = [(progress.num_done, (tmp_path / "shards" / "s-000000.parquet").exists()) for progress in write_shard(task)]
     assert first == [(10, False), (10, False), (5, True)]
     # Left in the middle, the new tar is dropped and the old shard stands.
@@ -311,9 +325,83 @@ def test_a_damaged_sidecar_is_named(store_root: Path, tmp_path: Path, damage: st
     else:
         whole = next((store_root / "shards").glob("*.parquet")).read_bytes()
         path.write_bytes(whole[:-100] if damage == "cut" else b"text")
-    with pytest.raises(InputError, match=r"s-000000\.parquet is damaged .* delete it and run the ingest command again"):
-        read_sidecar(path)
+    with pytest.raises(
+        InputError, match=r"s-000000\.parquet is damaged .* or delete it and run the ingest command again"
+    ):
+        read_sidecar(LocalFolder(tmp_path), path.name)
 
 
 def test_no_sidecar_is_none(tmp_path: Path) -> None:
-    assert read_sidecar(tmp_path / "none.parquet") is None
+    assert read_sidecar(LocalFolder(tmp_path), "none.parquet") is None
+
+
+def test_each_sample_has_its_place_and_its_checksums(store_root: Path) -> None:
+    for store, shard in shards_of(store_root):
+        tar = store_root / store.tar_name(shard)
+        content, parts, end = tar.read_bytes(), members(tar), 0
+        for row in ledger_of(tar):
+            assert row["sample_offset"] == end
+            end += row["sample_size"]
+            sample = content[row["sample_offset"] : end]
+            assert zlib.crc32(sample) == row["sample_crc32"]
+            with tarfile.open(fileobj=io.BytesIO(sample), mode="r:") as archive:
+                assert [name.partition(".")[0] for name in archive.getnames()] == [row["key"]] * 3
+            array = np.load(io.BytesIO(parts[f"{row['key']}.fbank.npy"]))
+            assert row["fbank_sha256"] == hashlib.sha256(array.tobytes()).hexdigest()
+        assert content[end:] == bytes(-(end + 1024) % tarfile.RECORDSIZE + 1024)
+
+
+def test_a_clip_without_a_file_is_a_row(sounds: Path, tmp_path: Path) -> None:
+    task = task_of(tmp_path / "s", sounds, [Clip("a", "id1"), Clip("b", "1.wav")])
+    sources = (Unavailable(Reason.PRIVATE, "it is private"), task.sources[1])
+    rows = ledger_of(run(replace(task, sources=sources)))
+    assert [(row["ok"], row["reason"], row["detail"]) for row in rows] == [
+        (False, "private", "it is private"),
+        (True, None, None),
+    ]
+
+
+def test_a_settled_clip_fails_again_without_a_try(sounds: Path, tmp_path: Path) -> None:
+    """A published shard doesn't change, though the clip could be had by now."""
+    clips = [Clip(f"k{i}", f"{i}.wav") for i in range(3)]
+    (sounds / "1.wav").rename(tmp_path / "away.wav")
+    before = run(task := task_of(tmp_path / "a", sounds, clips))
+    (row,) = (row for row in ledger_of(before) if not row["ok"])
+    assert (row["key"], row["reason"]) == ("k1", "missing")
+    (tmp_path / "away.wav").rename(sounds / "1.wav")
+    settled = {"k1": LedgerRow("k1", ok=False, reason="missing", detail=row["detail"])}
+    again = run(replace(task, location=str(tmp_path / "b"), settled=settled, tar_sha256=sidecar_of(before).tar_sha256))
+    assert again.read_bytes() == before.read_bytes()
+    assert again.with_suffix(".parquet").read_bytes() == before.with_suffix(".parquet").read_bytes()
+
+
+def test_a_published_shard_is_not_made_with_other_bytes(sounds: Path, tmp_path: Path) -> None:
+    tar = run(task := task_of(tmp_path, sounds, [Clip("a", "0.wav"), Clip("b", "1.wav")]))
+    published = replace(task, tar_sha256=sidecar_of(tar).tar_sha256)
+    whole = tar.read_bytes()
+    tar.with_suffix(".parquet").unlink()
+    tar.write_bytes(whole[:1000])
+    run(published)
+    assert tar.read_bytes() == whole
+    noise(sounds, "1.wav", 20_005)
+    store = task.store.model_copy(update={"versions": {"python": "3.0", "numpy": "0.1"}})
+    with pytest.raises(
+        InputError, match="s-000000 can't be made anew with the bytes that its snapshot names"
+    ) as caught:
+        run(replace(published, store=store))
+    assert f"numpy 0.1 then, {np.__version__} now" in str(caught.value)
+    assert "python" not in str(caught.value)
+    assert tar.read_bytes() == whole
+    assert sidecar_of(tar).ledger.num_rows == 2
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_clip_in_a_shard_is_not_lost(sounds: Path, tmp_path: Path) -> None:
+    tar = run(task := task_of(tmp_path, sounds, [Clip("a", "0.wav"), Clip("b", "1.wav")]))
+    before = tar.read_bytes()
+    (sounds / "1.wav").unlink()
+    with pytest.raises(InputError, match=r"clip b is in s-000000 and can't be had any more \(missing: no such file\);"):
+        run(task)
+    assert tar.read_bytes() == before
+    tar.with_suffix(".parquet").unlink()
+    assert [row["ok"] for row in ledger_of(run(task))] == [True, False]

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from ingest.job import IngestOptions, ingest
+from ingest.location import LocalFolder
 from ingest.status import read_status
 from manifests.clips import Manifest
 from manifests.errors import InputError
@@ -15,17 +16,17 @@ from manifests.folder import folder_manifest
 
 
 def test_a_finished_store(store_root: Path) -> None:
-    status = read_status(store_root)
+    status = read_status(LocalFolder(store_root))
     assert (status.num_shards_done, status.num_ok, status.num_failed) == (3, 12, 0)
     assert status.asked == status.present == {"chirp": 4, "noise": 4, "tone": 4}
     assert (status.reasons, status.examples) == ({}, {})
 
 
-def test_an_unfinished_store(store_root: Path, tmp_path: Path) -> None:
+def test_an_unfinished_store(corpus: Manifest, store_root: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(store_root, tmp_path / "s"))
     (root / "shards" / "tiny-000001.parquet").unlink()
-    status = read_status(root)
-    keys = Manifest.read(root / "manifest.parquet").table["labels"].to_pylist()
+    status = read_status(LocalFolder(root))
+    keys = corpus.table["labels"].to_pylist()
     expected: dict[str, int] = {}
     for (label,) in keys[:5] + keys[10:]:
         expected[label] = expected.get(label, 0) + 1
@@ -45,7 +46,7 @@ def test_failures_by_reason(tmp_path: Path) -> None:
     manifest = folder_manifest(tmp_path / "c")
     (tmp_path / "c" / "a" / "gone.wav").unlink()
     ingest(manifest, tmp_path / "s", IngestOptions(256, 2, num_workers=0, max_failures=0.9))
-    status = read_status(tmp_path / "s")
+    status = read_status(LocalFolder(tmp_path / "s"))
     assert (status.num_shards_done, status.num_ok, status.num_failed) == (3, 1, 4)
     assert status.asked == {"a": 2, "b": 3}
     assert status.present == {"a": 1}
@@ -57,10 +58,10 @@ def test_failures_by_reason(tmp_path: Path) -> None:
 
 def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a store"):
-        read_status(tmp_path)
+        read_status(LocalFolder(tmp_path))
 
 
 def test_a_store_whose_manifest_was_not_written_yet(store_root: Path, tmp_path: Path) -> None:
     shutil.copy(store_root / "store.json", tmp_path)
-    with pytest.raises(InputError, match=r"manifest\.parquet is not a readable manifest .* run the ingest command"):
-        read_status(tmp_path)
+    with pytest.raises(InputError, match=r"manifest\.parquet is missing; run the ingest command again"):
+        read_status(LocalFolder(tmp_path))

@@ -1,17 +1,17 @@
 """Manifests and vocabularies: a shuffle of the set and the seed alone, a steady hash, what makes a key."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from manifests.clips import MAX_KEY_BYTES, Clip, Manifest, make_manifest
+from manifests.clips import MAX_KEY_BYTES, Clip, Manifest, Sources, make_manifest
 from manifests.errors import InputError
 from manifests.vocabulary import Label, Vocabulary
 
@@ -76,19 +76,9 @@ def test_ranges_of_rows() -> None:
     assert list(manifest.clips(99)) == []
 
 
-@given(clips=clip_lists)
-def test_parquet_gives_back_what_it_was_given(tmp_path_factory: pytest.TempPathFactory, clips: list[Clip]) -> None:
-    manifest = manifest_of(clips, seed=7)
-    path = tmp_path_factory.getbasetemp() / "round_trip.parquet"
-    manifest.write(path)
-    assert Manifest.read(path) == manifest
-
-
-def test_the_hash_is_steady(tmp_path: Path) -> None:
+def test_the_hash_is_steady() -> None:
     manifest = manifest_of(CLIPS)
     assert manifest.sha256 == GOLDEN_HASH
-    manifest.write(tmp_path / "m.parquet")
-    assert Manifest.read(tmp_path / "m.parquet").sha256 == GOLDEN_HASH
     assert make_manifest("set", CLIPS, VOCABULARY, Path("/moved")).sha256 == GOLDEN_HASH
     in_batches = pa.concat_tables([manifest.table.slice(0, 1), manifest.table.slice(1)])
     assert replace(manifest, table=in_batches).sha256 == GOLDEN_HASH
@@ -149,17 +139,15 @@ def test_other_bad_clips() -> None:
         manifest_of([Clip("a", "a.wav", labels=("/m/0", "/m/9"))])
 
 
-@pytest.mark.parametrize("about", [None, "{}", "{bad", '{"dataset": "d", "labels": [], "root": "/", "seed": 0}'])
-def test_a_file_that_is_no_manifest(tmp_path: Path, about: str | None) -> None:
-    path = tmp_path / "m.parquet"
-    pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({"manifest": about} if about else None), path)
-    with pytest.raises(InputError, match=r"m\.parquet is not a readable manifest .*; run the ingest command again"):
-        Manifest.read(path)
-    path.write_text(json.dumps({}))
-    with pytest.raises(InputError, match=r"m\.parquet is not a readable manifest"):
-        Manifest.read(path)
-    with pytest.raises(InputError, match=r"none\.parquet is not a readable manifest"):
-        Manifest.read(tmp_path / "none.parquet")
+@pytest.mark.parametrize("kind", ["files", "named_by_id", "raw_cache"])
+def test_where_sources_are_is_no_part_of_the_hash(kind: Any) -> None:
+    sources = Sources(kind=kind, address="s3://bucket/raw")
+    manifest = make_manifest("set", CLIPS, VOCABULARY, sources)
+    assert (manifest.sha256, manifest.sources) == (GOLDEN_HASH, sources)
+    assert manifest_of(CLIPS).sources == Sources(kind="files", address="/data")
+    assert manifest_of(CLIPS).root == ROOT
+    with pytest.raises(ValidationError, match="kind"):
+        Sources(kind="tapes", address="/")  # type: ignore[arg-type]
 
 
 def test_a_vocabulary() -> None:

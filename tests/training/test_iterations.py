@@ -368,7 +368,7 @@ def test_halves_that_a_killed_writer_left_are_removed(clean: CleanRun, config: R
 def test_the_store_and_the_run_are_found_again(
     clean: CleanRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert recorded_store(clean.folder / "iter1/distill/last.pt") == clean.store.root
+    assert recorded_store(clean.folder / "iter1/distill/last.pt") == str(clean.store.root)
     assert recorded_store(tmp_path / "last.pt") is None
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"there is no run under \./runs"):

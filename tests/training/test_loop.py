@@ -229,7 +229,7 @@ def test_a_clip_with_nan_is_named(store: Store, multissl: MakePlan, tmp_path: Pa
     plan = multissl(damaged, num_steps=20)
     # A clip that is seen for the first time in the third batch.
     row = int(plan.loader.order.batch(2, 5)[0])
-    with damaged.tar(row // 5).open("r+b") as tar:
+    with (damaged.root / damaged.tar_name(row // 5)).open("r+b") as tar:
         tar.seek(int(damaged.fbank_offset[row]))
         tar.write(np.full(128, np.nan, np.float16).tobytes())
     keys = damaged.keys(plan.loader.order.batch(2, 5))

@@ -1,0 +1,81 @@
+"""The files of a teacher's cache: what its Zarr group says of itself, and the checksums of all that lies in it."""
+
+import hashlib
+from contextlib import suppress
+from typing import Any, Literal
+
+import zarr
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from featurestore.store import Store
+from ingest.index import read_checksums
+from ingest.layout import CHECKSUM_FILE
+from ingest.location import Location
+from manifests.errors import InputError
+from manifests.vocabulary import Vocabulary
+
+FORMAT: Literal[1] = 1
+Output = Literal["embedding", "logits", "tokens"]
+OUTPUTS: tuple[Output, ...] = ("embedding", "logits", "tokens")
+
+
+class TeacherAttributes(BaseModel):
+    """What a cache says of itself; it belongs to one teacher, one checkpoint and one content of the store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = FORMAT
+    name: str
+    teacher: str
+    embedding_dim: int
+    provenance: dict[str, Any]
+    store_fingerprint: str
+    snapshot: int
+    vocabulary: Vocabulary | None
+
+
+def open_group(store: Store, name: str, mode: Literal["r", "r+"]) -> zarr.Group:
+    """A cache's group. Raises InputError where there is none that can be read."""
+    path = f"{store.location}/{store.teacher_name(name)}"
+    try:
+        return zarr.open_group(store.location.zarr_store(store.teacher_name(name)), mode=mode, zarr_format=3)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not a Zarr v3 group ({error}); delete it and build the teacher again") from error
+
+
+def read_attributes(group: zarr.Group, path: str) -> TeacherAttributes:
+    """What the group at `path` says of itself; raises InputError where that is nothing of ours."""
+    try:
+        return TeacherAttributes.model_validate(dict(group.attrs))
+    except ValidationError as error:
+        raise InputError(f"{path} is half-made or not a teacher's cache; delete it and build it again") from error
+
+
+def open_arrays(group: zarr.Group, path: str) -> dict[Output, Any]:
+    """The group's arrays, by output. Raises InputError where one can't be read, or the embeddings are missing."""
+    try:
+        arrays: dict[Output, Any] = {name: group[name] for name in OUTPUTS if name in group}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it and build it again") from error
+    if "embedding" not in arrays:
+        raise InputError(f"{path} is not whole, its embeddings are missing; delete it and build it again")
+    return arrays
+
+
+def write_cache_checksums(store: Store, name: str) -> None:
+    """Writes SHA256SUMS of all of a cache's files."""
+    folder = store.location.child(store.teacher_name(name))
+    lines = [f"{file_sha256(folder, file)}  {file}\n" for file in folder.files() if file != CHECKSUM_FILE]
+    folder.write(CHECKSUM_FILE, "".join(lines))
+
+
+def file_sha256(folder: Location, name: str) -> str:
+    """The sha256 of a file, as hex."""
+    return hashlib.sha256(folder.read(name)).hexdigest()
+
+
+def read_cache_checksums(store: Store, name: str) -> dict[str, str]:
+    """A cache's checksums; none of a cache that was never finished, or whose checksums are damaged."""
+    with suppress(InputError):
+        return read_checksums(store.location.child(store.teacher_name(name)))
+    return {}

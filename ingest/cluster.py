@@ -1,0 +1,91 @@
+"""Starts a Ray on this machine, or joins a cluster: what is wrong with it is one line, within seconds."""
+
+import logging
+import os
+import socket
+from typing import Any
+
+from ingest.child import Child, ChildDiedError, ChildTimeoutError, Reply, serve
+from manifests.errors import InputError
+
+KNOCK_LIMIT_S, CONNECT_LIMIT_S = 5.0, 20.0
+# Ray itself would try a task again for ever that is killed for its memory. It waits 1, 2, 4, ... s before each try.
+MAX_OOM_RETRIES = 6
+
+
+def start_ray(num_workers: int | None, address: str | None) -> Any:
+    """Ray, connected to the cluster at `address`; without one, started here with `num_workers` cores (None: all).
+
+    Raises InputError when no cluster of the same Ray and Python answers there.
+    """
+    is_local = address in (None, "local")
+    if address is not None and not is_local:
+        _check(address)
+    _set_environment()
+    # Imported here: Ray takes a second to import and --workers 0 does without it.
+    import ray
+
+    if is_local:
+        ray.init(address="local", num_cpus=num_workers, include_dashboard=False, **_QUIET)
+    else:
+        ray.init(address=address, **_QUIET)
+    return ray
+
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+
+def _set_environment() -> None:
+    # Ray's own choice for later versions, which it warns of until it is made.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Nothing is reported to anybody unless the user wants it.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(MAX_OOM_RETRIES))
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def _check(address: str) -> None:
+    """Connects in a helper process first: where nothing answers as Ray does, Ray tries for minutes on end."""
+    remedy = (
+        "start one with `ray start --head`, correct --ray-address (or RAY_ADDRESS), such as HOST:6379, or leave it out "
+        "to use this machine alone"
+    )
+    if "://" in address:
+        raise InputError(
+            f"{address} is an address of Ray's dashboard or of Ray Client, neither of which can run this; give that of the "
+            "cluster itself, such as HOST:6379, on a machine of the cluster, or leave it out to use this machine alone"
+        )
+    child = Child("ingest.cluster")
+    try:
+        header, _ = child.call({"address": address}, CONNECT_LIMIT_S)
+    except ChildTimeoutError as error:
+        raise InputError(
+            f"what listens at {address} doesn't answer as a Ray cluster does, within {CONNECT_LIMIT_S:g} s; {remedy}"
+        ) from error
+    except ChildDiedError as error:
+        raise InputError(f"no Ray cluster answers at {address} (Ray {error}); {remedy}") from error
+    finally:
+        child.close()
+    if header["problem"]:
+        raise InputError(f"no Ray cluster answers at {address} ({header['problem']}); {remedy}")
+
+
+def answer(request: dict[str, Any]) -> Reply:
+    """The helper's side: what is wrong with the cluster at an address, None where nothing is."""
+    host, _, port = request["address"].rpartition(":")
+    try:
+        if host and port.isdigit():
+            # At a closed door Ray would knock for a minute.
+            socket.create_connection((host.strip("[]"), int(port)), KNOCK_LIMIT_S).close()
+        _set_environment()
+        import ray
+
+        ray.init(address=request["address"], **_QUIET)
+        ray.shutdown()
+    except (OSError, RuntimeError, ValueError) as error:
+        return {"problem": " ".join(str(error).split())}, b""
+    return {"problem": None}, b""
+
+
+if __name__ == "__main__":
+    serve(answer)
