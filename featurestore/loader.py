@@ -158,8 +158,10 @@ class _BatchSource:
                 ThreadPoolExecutor(NUM_THREADS, "shard-reader") as pool,
             ):
                 for part in parts:
-                    files.require_room(part.shards)
-                    files.prefetch([*part.shards.tolist(), *part.coming_shards.tolist()])
+                    in_use = part.shards.tolist()
+                    files.require_room(in_use)
+                    reader.close_all_but(in_use)
+                    files.prefetch([*in_use, *part.coming_shards.tolist()])
                     if not _put(ready, self._batch(part.rows, reader, pool), stopped):
                         return
         except BaseException as error:  # handed to the consumer, who raises it

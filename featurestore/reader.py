@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
@@ -81,6 +81,12 @@ class ShardReader:
             else:
                 self._open.move_to_end(shard)
             return file
+
+    def close_all_but(self, shards: Iterable[int]) -> None:
+        """Closes the files of other shards: one that a cache drops takes up room as long as it is open."""
+        with self._lock:
+            for shard in self._open.keys() - set(shards):
+                del self._open[shard]
 
     def close(self) -> None:
         with self._lock:

@@ -30,8 +30,12 @@ class Window:
 
 def source_path(root: Path, source: str) -> Path:
     """Where a clip's file lies. Raises ClipError when `source` would leave `root`."""
-    path = (root / source).resolve()
-    if not path.is_relative_to(root.resolve()):
+    try:
+        path = (root / source).resolve()
+        inside = path.is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a ring of links, a NUL
+        raise ClipError(Reason.UNREADABLE, "its links lead in a circle, or its path is not possible") from error
+    if not inside:
         raise ClipError(Reason.UNREADABLE, "the path leaves the corpus's folder")
     return path
 

@@ -31,7 +31,8 @@ SCHEMA = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("start_ms", pa.int64()),
         pa.field("end_ms", pa.int64()),
-        pa.field("labels", pa.list_(pa.string()), nullable=False),
+        # named as Parquet gives it back: else a table that was read would be written with other bytes
+        pa.field("labels", pa.list_(pa.field("element", pa.string())), nullable=False),
         pa.field("split", pa.string()),
         pa.field("fold", pa.int32()),
     ]

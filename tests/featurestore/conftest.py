@@ -38,29 +38,38 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
+def write_sound(path: Path, number: int) -> None:
+    """A tone in noise."""
+    rng = np.random.default_rng(number)
+    rate_hz = (16000, 22050, 32000)[number % 3]
+    # The window of 256 frames is 2.575 s: some clips are looped, some are cropped.
+    time = np.arange(int(rate_hz * (0.7, 2.0, 3.5, 2.6)[number % 4])) / rate_hz
+    sound = 0.3 * np.sin(2 * np.pi * (200 + 90 * number) * time) + 0.05 * rng.standard_normal(time.size)
+    soundfile.write(path, sound, rate_hz, subtype="PCM_16")
+
+
 def write_corpus(root: Path, labels: Sequence[str], *, label_column: str = "label") -> Path:
-    """A tone in noise for every entry of `labels`, of several rates and lengths; clip07 is an empty file."""
+    """A sound for every entry of `labels`, of several rates and lengths; clip07 is an empty file.
+
+    clips.csv lists them all, first.csv the first half of them.
+    """
     root.mkdir(parents=True)
-    rows = []
+    rows = [("file", label_column, "split", "fold")]
     for number, label in enumerate(labels):
-        rng = np.random.default_rng(number)
-        rate_hz = (16000, 22050, 32000)[number % 3]
-        # The window of 256 frames is 2.575 s: some clips are looped, some are cropped.
-        time = np.arange(int(rate_hz * (0.7, 2.0, 3.5, 2.6)[number % 4])) / rate_hz
-        sound = 0.3 * np.sin(2 * np.pi * (200 + 90 * number) * time) + 0.05 * rng.standard_normal(time.size)
-        name = f"clip{number:02d}.wav"
-        if Path(name).stem == EMPTY_CLIP:
-            (root / name).touch()
+        path = root / f"clip{number:02d}.wav"
+        if path.stem == EMPTY_CLIP:
+            path.touch()
         else:
-            soundfile.write(root / name, sound, rate_hz, subtype="PCM_16")
-        rows.append((name, label, "train" if number % 4 else "test", number % 3 + 1))
-    with (root / "clips.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("file", label_column, "split", "fold"), *rows])
+            write_sound(path, number)
+        rows.append((path.name, label, "train" if number % 4 else "test", str(number % 3 + 1)))
+    for name, kept in (("clips.csv", rows), ("first.csv", rows[: 1 + (len(rows) + 1) // 2])):
+        with (root / name).open("w", newline="") as file:
+            csv.writer(file).writerows(kept)
     return root
 
 
-def ingest_corpus(corpus: Path, root: Path, **options: Any) -> Store:
-    manifest = folder_manifest(corpus, FolderOptions(dataset="tiny", labels_csv=corpus / "clips.csv"))
+def ingest_corpus(corpus: Path, root: Path | str, labels_csv: str = "clips.csv", **options: Any) -> Store:
+    manifest = folder_manifest(corpus, FolderOptions(dataset="tiny", labels_csv=corpus / labels_csv))
     defaults = {"num_frames": NUM_FRAMES, "clips_per_shard": CLIPS_PER_SHARD, "num_workers": 0}
     ingest(manifest, root, IngestOptions(**{**defaults, **options}))
     return Store(root)
@@ -78,6 +87,49 @@ def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def store_copy(finished_store: Store, tmp_path: Path) -> Path:
     """The root of a copy of the finished store, for a test to damage."""
     return Path(shutil.copytree(finished_store.root, tmp_path / "copy"))
+
+
+class GrowingStore:
+    """A store of 23 clips that grows in three commands, which may be given again: 12 clips, 11 more, clip07 at last.
+
+    Shards of 5, 5, 2 | 5, 5, 1 | 1 clips; a snapshot each.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.corpus = write_corpus(home / "corpus", [LABELS[number % 3] for number in range(NUM_CLIPS)])
+        self.root = home / "tiny"
+
+    def ingest_first(self) -> Store:
+        return ingest_corpus(self.corpus, self.root, "first.csv")
+
+    def append(self) -> Store:
+        return ingest_corpus(self.corpus, self.root, append=True)
+
+    def mend_clip07(self) -> Store:
+        write_sound(self.corpus / f"{EMPTY_CLIP}.wav", 7)
+        return ingest_corpus(self.corpus, self.root, append=True, retry_failed=True)
+
+
+@pytest.fixture
+def growing(tmp_path: Path) -> GrowingStore:
+    """A store that nothing was ingested into yet."""
+    return GrowingStore(tmp_path / "growing")
+
+
+@pytest.fixture(scope="session")
+def grown_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of three snapshots, for reading only; beside it, in "first", as it was at its first one."""
+    growing = GrowingStore(tmp_path_factory.mktemp("grown"))
+    growing.ingest_first()
+    shutil.copytree(growing.root, growing.root.parent / "first")
+    growing.append()
+    return growing.mend_clip07()
+
+
+@pytest.fixture
+def grown_copy(grown_store: Store, tmp_path: Path) -> Path:
+    """The root of a copy of the grown store, for a test to damage."""
+    return Path(shutil.copytree(grown_store.root, tmp_path / "copy"))
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """An ingest killed at any moment goes on to the same store."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,9 @@ import pytest
 import soundfile
 
 from ingest.job import IngestOptions, ingest
-from manifests.folder import folder_manifest
+from manifests.clips import Manifest
+from manifests.folder import FolderOptions, folder_manifest
+from tests.ingest.stores import assert_sums, contents, fingerprint, index_of, store_of, write_sound
 
 # Forks runs of the command from one interpreter that has imported it, and kills each after a random time.
 FORKED_RUNS = """
@@ -32,6 +37,50 @@ for _ in range(num_kills):
     os.kill(child, signal.SIGKILL)
     num_killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
 print(num_killed)
+"""
+
+
+# Forks runs of the command from one interpreter, each of which ends, as if killed, at its n-th change of the store:
+# before a file is renamed into its place, or before one is deleted. Ends when a run comes to its end.
+RUNS_THAT_END_EARLY = """
+import os, shutil, sys
+from pathlib import Path
+import ingest.atomic, ingest.cli, ingest.location
+base, work = map(Path, sys.argv[1:3])
+sys.argv = ["ingest", *sys.argv[3:]]
+steps_left = 0
+
+def step():
+    global steps_left
+    steps_left -= 1
+    if steps_left == 0:
+        os._exit(9)
+
+sync, delete = ingest.atomic._sync, ingest.location.LocalFolder.delete
+def sync_and_end(path):
+    sync(path)
+    if path.is_file():
+        step()
+def end_or_delete(location, name):
+    if location.exists(name):
+        step()
+    delete(location, name)
+ingest.atomic._sync, ingest.location.LocalFolder.delete = sync_and_end, end_or_delete
+
+for number in range(1, 100):
+    root = work / str(number)
+    shutil.copytree(base, root)
+    child = os.fork()
+    if child == 0:
+        steps_left = number
+        os.chdir(root)
+        ingest.cli.main()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == 0:
+        print(number - 1)
+        break
+    assert code == 9, code
 """
 
 
@@ -133,3 +182,115 @@ def test_killed_with_ray(sounds: Path, clean: dict[str, bytes], tmp_path: Path) 
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert files(tmp_path) == clean
+
+
+OPTIONS = IngestOptions(num_frames=256, clips_per_shard=2, num_workers=0)
+ARGUMENTS = ["--store", ".", "--num-frames", "256", "--clips-per-shard", "2", "--workers", "0"]
+
+
+def unlabelled(folder: Path) -> Manifest:
+    return folder_manifest(folder, FolderOptions(labels="none"))
+
+
+def killed_at_every_step(base: Path, work: Path, folder: Path, *options: str) -> list[Path]:
+    """Copies of a store, at each of which the command was killed one step later."""
+    arguments = ["folder", str(folder), "--labels", "none", *ARGUMENTS, *options]
+    script = [sys.executable, "-c", RUNS_THAT_END_EARLY, str(base), str(work), *arguments]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return [work / str(number) for number in range(1, int(done.stdout.split()[-1]) + 1)]
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """Folders of one name, since it becomes the store's: of a first ingest, and of one to append."""
+    for number, name in enumerate(("first/few/a", "first/few/b", "second/few/c", "second/few/d")):
+        write_sound(tmp_path / f"{name}.wav", seed=number)
+    return tmp_path
+
+
+def test_killed_at_every_step_of_a_first_ingest(few: Path) -> None:
+    manifest = unlabelled(few / "first" / "few")
+    ingest(manifest, few / "clean", OPTIONS)
+    (few / "empty").mkdir()
+    killed = killed_at_every_step(few / "empty", few / "runs", few / "first" / "few")
+    # manifest, store.json, tar, sidecar, index, SHA256SUMS, store.json again, and what describes the store
+    assert len(killed) == 7 + 6
+    for root in killed:
+        ingest(manifest, root, OPTIONS)
+        assert contents(root) == contents(few / "clean"), root
+
+
+def test_killed_at_every_step_of_an_append(few: Path) -> None:
+    first, second = (unlabelled(few / name / "few") for name in ("first", "second"))
+    ingest(first, few / "base", OPTIONS)
+    before = contents(few / "base" / "shards")
+    ingest(second, Path(shutil.copytree(few / "base", few / "clean")), replace(OPTIONS, append=True))
+    killed = killed_at_every_step(few / "base", few / "runs", few / "second" / "few", "--append")
+    assert len(killed) >= 13
+    published = set()
+    for root in killed:
+        assert before.items() <= contents(root / "shards").items()
+        published.add(len(store_of(root).snapshots))
+        other = Path(shutil.copytree(root, few / "other" / root.name))
+        ingest(second, root, replace(OPTIONS, append=True))
+        assert contents(root) == contents(few / "clean"), root
+        # The first command goes on with what the second one has begun.
+        ingest(first, other, OPTIONS)
+        assert_sums(other)
+        ingest(second, other, replace(OPTIONS, append=True))
+        assert contents(other) == contents(few / "clean"), other
+    assert published == {1}  # the snapshot comes last
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_killed_at_every_step_of_a_retry(few: Path, comes_back: bool) -> None:
+    """A part of which nothing succeeds is taken back, and one of which something does is published."""
+    bad = few / "first" / "few" / "c.wav"
+    bad.write_text("no audio")
+    manifest = unlabelled(bad.parent)
+    ingest(manifest, few / "base", OPTIONS)
+    if comes_back:
+        write_sound(bad)
+    retry = replace(OPTIONS, retry_failed=True)
+    ingest(manifest, Path(shutil.copytree(few / "base", few / "clean")), retry)
+    assert (contents(few / "clean") == contents(few / "base")) != comes_back
+    killed = killed_at_every_step(few / "base", few / "runs", bad.parent, "--retry-failed")
+    assert len(killed) >= 8
+    for root in killed:
+        ingest(manifest, root, retry)
+        assert contents(root) == contents(few / "clean"), root
+
+
+@pytest.mark.parametrize("name", ["s.tar", "s.parquet"])
+def test_killed_at_every_step_of_making_a_shard_anew(few: Path, name: str) -> None:
+    manifest = unlabelled(few / "first" / "few")
+    ingest(manifest, few / "clean", OPTIONS)
+    base = Path(shutil.copytree(few / "clean", few / "base"))
+    (base / "shards" / f"few-000000.{name.partition('.')[2]}").unlink()
+    killed = killed_at_every_step(base, few / "runs", few / "first" / "few")
+    assert len(killed) >= 2
+    for root in killed:
+        ingest(manifest, root, OPTIONS)
+        assert contents(root) == contents(few / "clean"), root
+
+
+def test_an_index_of_a_close_that_was_killed_is_not_believed(few: Path) -> None:
+    """The shards that it names weren't published, and may since have been made again."""
+    first, second = (unlabelled(few / name / "few") for name in ("first", "second"))
+    bad = few / "second" / "few" / "e.wav"
+    bad.write_text("no audio")
+    second = unlabelled(bad.parent)
+    append = replace(OPTIONS, append=True)
+    ingest(first, few / "store", OPTIONS)
+    before = (few / "store" / "store.json").read_bytes()
+    ingest(second, few / "store", append)
+    parts = json.loads((few / "store" / "store.json").read_text())["parts"]
+    killed = {**json.loads(before), "parts": parts}
+    (few / "store" / "store.json").write_text(json.dumps(killed, indent=1) + "\n")
+    write_sound(bad)
+    store = ingest(second, few / "store", replace(append, retry_failed=True))
+    assert [snapshot.num_clips for snapshot in store.snapshots] == [2, 5]
+    assert store.snapshots[1].fingerprint == fingerprint(few / "store", store.snapshots[1])
+    assert index_of(few / "store").table["ok"].to_pylist() == [True] * 5
+    assert_sums(few / "store")

@@ -60,8 +60,11 @@ def test_parts_come_back_as_they_were(
     manifests = [manifest_of(clips, sources) for clips, sources in parts]
     path = tmp_path_factory.getbasetemp() / "round_trip.parquet"
     write_manifests(manifests, path)
+    content = path.read_bytes()
     read = opened(path).manifests()
     assert read == manifests
+    write_manifests(read, path)
+    assert path.read_bytes() == content
     assert [manifest.sha256 for manifest in read] == [manifest.sha256 for manifest in manifests]
 
 
