@@ -28,7 +28,7 @@ from manifests.console import run
 from manifests.demo import demo_manifest
 from manifests.errors import InputError
 from manifests.esc50 import ESC50_URL, esc50_manifest
-from manifests.folder import FolderOptions, folder_manifest
+from manifests.folder import FolderOptions, folder_manifest, passed_over
 from manifests.listing import Listing
 from manifests.vggsound import VGGSOUND_LISTS, vggsound_manifest
 
@@ -150,6 +150,9 @@ def folder(
         fold_pattern=fold_pattern,
     )
     found = folder_manifest(path, described, seed=common.seed)
+    if labels_csv is None and (others := passed_over(path)):
+        kinds = ", ".join(ending or "no extension" for ending, _ in others.most_common(5))
+        print(f"{others.total()} files are no audio by their names ({kinds}); list them with --labels-csv if they are")
     if segment is not None:
         found = segment_manifest(found, segment)
     _ingest(found, _target(common, path.resolve().name or "root"), common)

@@ -1,6 +1,7 @@
 """A folder of the user's own: clips found in it, or listed in a CSV file, with labels, folds and splits."""
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -89,6 +90,13 @@ def folder_manifest(root: Path, options: FolderOptions = DEFAULTS, *, seed: int 
     where = str(options.labels_csv or root)
     dataset = options.dataset or _safe(root.name) or "folder"
     return make_manifest(dataset, _with_keys(entries), vocabulary, root, seed=seed, where=where)
+
+
+def passed_over(root: Path) -> Counter[str]:
+    """How many files below `root` are no audio by their extensions (with the dot, lower case), hidden ones aside."""
+    names = (name for _, _, files in os.walk(root) for name in files if not name.startswith("."))
+    endings = (Path(name).suffix.lower() for name in names)
+    return Counter(ending for ending in endings if ending.removeprefix(".") not in AUDIO_EXTENSIONS)
 
 
 def _found(root: Path, options: FolderOptions) -> list[_Entry]:

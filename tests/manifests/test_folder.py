@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from manifests.clips import MAX_KEY_BYTES, Clip, Manifest
 from manifests.errors import InputError
-from manifests.folder import AUDIO_EXTENSIONS, FolderOptions, _automatic_key, _with_keys, folder_manifest
+from manifests.folder import AUDIO_EXTENSIONS, FolderOptions, _automatic_key, _with_keys, folder_manifest, passed_over
 from manifests.folder import _Entry as Entry
 
 URBANSOUND = Path(__file__).parents[2].parent / "shared" / "data" / "urbansound"
@@ -231,3 +231,10 @@ def test_the_real_urbansound_clips() -> None:
     assert set(Counter(clip.fold for clip in clips.values())) == {1, 2}
     assert len(manifest.vocabulary) == 10
     assert clips["101415-3-0-2"] == Clip("101415-3-0-2", "101415-3-0-2.ogg", labels=("dog_bark",), fold=1)
+
+
+def test_files_that_are_no_audio_by_their_names_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in ("a/one.wav", "a/two.WAV", "a/notes.txt", "b.TXT", "plain", ".hidden.txt"):
+        (tmp_path / name).touch()
+    assert passed_over(tmp_path) == {".txt": 2, "": 1}
