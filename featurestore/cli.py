@@ -1,5 +1,6 @@
 """The command `featurestore`: look into a store, check it, cache teachers."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -127,16 +128,21 @@ def merge(
 @app.command()
 def leakage(
     stores: Annotated[list[str], typer.Argument(help="One store, to compare its splits or folds, or several.")],
+    show_all: Annotated[
+        bool, typer.Option("--all", help=f"Print all that is found, and not the first {MAX_PROBLEMS_SHOWN} alone.")
+    ] = False,
 ) -> None:
     """Find recordings, and sounds that are equal, on both sides of a split. Exit status 1 when there are some.
 
     Example: featurestore leakage data/audioset
     """
     leaks = find_leaks([Store(choose_store(store)) for store in stores])
-    for leak in leaks[:MAX_PROBLEMS_SHOWN]:
+    for leak in leaks if show_all else leaks[:MAX_PROBLEMS_SHOWN]:
         print(leak)
     if leaks:
-        print(f"{len(leaks)} leaks in {', '.join(stores)}")
+        kinds = ", ".join(f"{count} by {kind}" for kind, count in Counter(leak.kind for leak in leaks).items())
+        more = "" if show_all or len(leaks) <= MAX_PROBLEMS_SHOWN else "; --all prints them all"
+        print(f"{', '.join(stores)}: {len(leaks)} leaks, {kinds}{more}")
         raise typer.Exit(1)
     print(f"{', '.join(stores)}: no recording and no sound is on two sides")
 
@@ -182,6 +188,12 @@ def _copy(choices: list[Choice], to: str, name: str) -> None:
     store = copy_clips(choices, target, name)
     snapshot = store.snapshots[-1]
     print(f"{target}: {snapshot.num_clips} of {snapshot.num_clips_asked} clips in {snapshot.num_shards} shards")
+    lost = {cache for choice in choices for cache in choice.store.teachers} - set(Store(target).teachers)
+    if lost:
+        print(
+            f"teacher caches left behind: {', '.join(sorted(lost))} (they differ, are not up to date, or are not in every"
+            " store); `featurestore build-teacher` makes them"
+        )
 
 
 def _print_problems(problems: list[Problem]) -> None:

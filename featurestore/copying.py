@@ -1,27 +1,21 @@
 """New stores out of clips of others, without their sources: subsets and merges copy the samples as they are."""
 
-import io
-import json
-import tarfile
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from featurestore.copyshard import copy_shard
 from featurestore.copyteachers import copy_teachers
 from featurestore.store import Store
 from ingest.book import Book, read_parts
 from ingest.index import read_index
 from ingest.layout import MANIFEST_FILE, SHARD_FOLDER, STORE_FILE, Part, StoreFile, read_store_file
-from ingest.ledger import LedgerRow
 from ingest.location import Location
 from ingest.progress import ProgressDisplay
-from ingest.shards import commit_sidecar
-from ingest.tarwriter import TarWriter
 from manifests.clips import Manifest
 from manifests.errors import InputError
 from manifests.parts import ManifestFile
@@ -40,13 +34,13 @@ def copy_clips(choices: Sequence[Choice], target: Location, dataset: str) -> Sto
     """Makes a store at `target` of the chosen clips; each part of each store becomes a part of it.
 
     Stopped anywhere, the same call goes on. Raises InputError when the stores don't fit together, share a key, are
-    damaged, or when `target` holds another store.
+    damaged, when none of the clips is in a shard, or when `target` holds another store, or lies in one of them.
     """
     _check(choices)
+    _refuse_overlap(choices, target)
     vocabulary = _union([choice.store.file.vocabulary for choice in choices])
     origins = [origin for choice in choices for origin in _origins(choice, dataset, vocabulary)]
-    if not origins:
-        raise InputError("no clip was chosen; choose other labels, keys or splits (`featurestore info` lists them)")
+    _refuse_nothing(origins)
     _refuse_shared_keys(origins)
     store = _new_store(choices, origins, dataset, vocabulary)
     try:
@@ -60,16 +54,21 @@ def copy_clips(choices: Sequence[Choice], target: Location, dataset: str) -> Sto
         copy_teachers(Store(target), [(origin.store, origin.rows) for origin in origins])
         return book.store
     except OSError as error:
-        raise InputError(f"{target} can't be written: {error.strerror or error}; run the same command again") from error
+        trouble = (error.strerror or str(error)).removeprefix(f"{target} ")
+        raise InputError(
+            f"{target} can't be written: {trouble}; what was finished is kept, make room or mend the place and run the "
+            "same command again"
+        ) from error
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """A part of the new store: its manifest, and the rows of `store` that it comes from."""
+    """A part of the new store: its manifest, the rows of `store` that it comes from, and the lists they were in."""
 
     store: Store
     rows: NDArray[np.int64]
     manifest: Manifest
+    lists: Mapping[str, str]
 
 
 def _check(choices: Sequence[Choice]) -> None:
@@ -82,6 +81,33 @@ def _check(choices: Sequence[Choice]) -> None:
                     f"{first.location} and {choice.store.location} differ in {name} ({ours} and {theirs}); only stores "
                     "of one kind can be merged: ingest one of them again"
                 )
+
+
+def _refuse_overlap(choices: Sequence[Choice], target: Location) -> None:
+    """Published stores don't change, and a store holds no files of another."""
+    inside = f"{_whole_address(target)}/"
+    for choice in choices:
+        outside = f"{_whole_address(choice.store.location)}/"
+        if inside.startswith(outside) or outside.startswith(inside):
+            raise InputError(
+                f"{target} is, holds or lies in the store {choice.store.location}, which is to be copied; choose "
+                "another folder with --to"
+            )
+
+
+def _whole_address(location: Location) -> str:
+    return location.address if location.folder is None else str(location.folder.resolve())
+
+
+def _refuse_nothing(origins: Sequence[_Origin]) -> None:
+    if not origins:
+        raise InputError("no clip was chosen; choose other labels, keys or splits (`featurestore info` lists them)")
+    if not any(origin.store.ok[origin.rows].any() for origin in origins):
+        num_clips = sum(len(origin.rows) for origin in origins)
+        raise InputError(
+            f"all of the {num_clips} clips chosen have failed, so that there is nothing to copy; `ingest status` says "
+            "why; choose others"
+        )
 
 
 def _union(vocabularies: Sequence[Vocabulary]) -> Vocabulary:
@@ -97,12 +123,13 @@ def _origins(choice: Choice, dataset: str, vocabulary: Vocabulary) -> list[_Orig
     file = ManifestFile(pa.BufferReader(store.location.read(MANIFEST_FILE)), where)
     table = file.columns(num_rows=store.snapshot.num_rows)
     origins, first = [], 0
-    for sources, size in zip(file.sources[: store.snapshot.num_parts], file.part_sizes, strict=False):
+    for sources, part in zip(file.sources, store.file.parts[: store.snapshot.num_parts], strict=False):
+        size = part.num_clips_asked
         rows = choice.rows[(choice.rows >= first) & (choice.rows < first + size)]
         first += size
         if len(rows):
             manifest = Manifest(dataset, vocabulary, sources, store.file.seed, table.take(pa.array(rows)))
-            origins.append(_Origin(store, rows, manifest))
+            origins.append(_Origin(store, rows, manifest, part.lists))
     return origins
 
 
@@ -124,21 +151,28 @@ def _new_store(
     parts = []
     for origin in origins:
         sha256 = origin.manifest.sha256
-        parts.append(Part(num_clips_asked=len(origin.manifest), manifest_sha256=sha256, wanted_sha256=sha256))
+        clips = {"num_clips_asked": len(origin.manifest), "manifest_sha256": sha256, "wanted_sha256": sha256}
+        parts.append(Part.model_validate({**clips, "lists": origin.lists}))
     largest = max(part.num_clips_asked for part in parts)
-    return StoreFile(
-        dataset=dataset,
-        clips_per_shard=min(max(choice.store.file.clips_per_shard for choice in choices), largest),
-        seed=first.seed,
-        keep_audio=first.keep_audio,
-        # Silent clips that were left out stay settled; those that were kept must be made again as they are.
-        drop_silent=all(choice.store.file.drop_silent for choice in choices),
-        fbank=first.fbank,
-        hog=first.hog,
-        vocabulary=vocabulary,
-        versions=first.versions,
-        parts=tuple(parts),
-    )
+    try:
+        return StoreFile(
+            dataset=dataset,
+            clips_per_shard=min(max(choice.store.file.clips_per_shard for choice in choices), largest),
+            seed=first.seed,
+            keep_audio=first.keep_audio,
+            # Silent clips that were left out stay settled; those that were kept must be made again as they are.
+            drop_silent=all(choice.store.file.drop_silent for choice in choices),
+            fbank=first.fbank,
+            hog=first.hog,
+            vocabulary=vocabulary,
+            versions=first.versions,
+            parts=tuple(parts),
+        )
+    except ValidationError as error:  # all the rest is of stores that are valid
+        raise InputError(
+            f"{dataset!r} can't be a dataset's name, as it becomes part of file names; give one of letters, digits and "
+            "_+=,@- with --name"
+        ) from error
 
 
 def _open_target(target: Location, store: StoreFile, manifests: list[Manifest]) -> Book:
@@ -157,70 +191,8 @@ def _copy_shards(book: Book, origins: Sequence[_Origin]) -> None:
     with ProgressDisplay("clips", book.store.num_rows) as display:
         for shard, (part, first, stop) in enumerate(book.store.shard_rows()):
             sidecar = book.sidecar(shard)
-            recipe_sha256 = book.store.recipe_sha256(part)
             whole = sidecar is not None and book.location.size(book.store.tar_name(shard)) == sidecar.tar_size
-            if not whole or sidecar is None or sidecar.recipe_sha256 != recipe_sha256:
-                origin = origins[part]
-                rows = origin.rows[first - first_rows[part] : stop - first_rows[part]]
-                _copy_shard(book, shard, origin.store, rows, recipe_sha256)
+            if not whole or sidecar is None or sidecar.recipe_sha256 != book.store.recipe_sha256(part):
+                rows = origins[part].rows[first - first_rows[part] : stop - first_rows[part]]
+                copy_shard(book, shard, origins[part].store, rows)
             display.advance(stop - first)
-
-
-def _copy_shard(book: Book, shard: int, source: Store, rows: NDArray[np.int64], recipe_sha256: str) -> None:
-    vocabulary = None if source.file.vocabulary == book.store.vocabulary else book.store.vocabulary
-    tar_name, sidecar_name = book.store.tar_name(shard), book.store.sidecar_name(shard)
-    copied: list[LedgerRow] = []
-    with book.location.writing(tar_name) as path:
-        with path.open("wb") as file:
-            writer = TarWriter(file)
-            for row in rows.tolist():
-                ledger_row = LedgerRow(**source.ledger(row))
-                copied.append(
-                    _copy_sample(writer, source, row, ledger_row, vocabulary) if ledger_row.ok else ledger_row
-                )
-            writer.close()
-        book.location.delete(sidecar_name)
-    commit_sidecar(book.location, sidecar_name, copied, writer, recipe_sha256)
-
-
-def _copy_sample(
-    writer: TarWriter, source: Store, row: int, old: LedgerRow, vocabulary: Vocabulary | None
-) -> LedgerRow:
-    """Copies all members of a clip; its JSON is written anew where the labels' positions differ."""
-    if old.sample_offset is None or old.sample_size is None:
-        raise _damaged(source, old.key)
-    tar_name = source.tar_name(int(source.shard_of(np.array([row]))[0]))
-    content = source.location.read_range(tar_name, old.sample_offset, old.sample_size)
-    if zlib.crc32(content) != old.sample_crc32:
-        raise _damaged(source, old.key)
-    start = writer.start_sample()
-    moved = start - old.sample_offset
-    if vocabulary is None:
-        writer.copy(content)
-    else:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            member = tar.getmember(f"{old.key}.json")
-        about = json.loads(content[member.offset_data : member.offset_data + member.size])
-        writer.copy(content[: member.offset])
-        writer.add(member.name, _relabelled(about, vocabulary))
-    return replace(
-        old,
-        fbank_offset=_moved(old.fbank_offset, moved),
-        hog_offset=_moved(old.hog_offset, moved),
-        audio_offset=_moved(old.audio_offset, moved),
-        sample_offset=start,
-        sample_size=writer.size - start,
-        sample_crc32=writer.sample_crc32,
-    )
-
-
-def _moved(offset: int | None, by: int) -> int | None:
-    return None if offset is None else offset + by
-
-
-def _relabelled(about: dict[str, Any], vocabulary: Vocabulary) -> bytes:
-    return json.dumps({**about, "label_indices": vocabulary.indices(about["labels"])}, ensure_ascii=False).encode()
-
-
-def _damaged(store: Store, key: str) -> InputError:
-    return InputError(f"{store.location}: clip {key} is damaged; run `featurestore repair` first")

@@ -6,18 +6,29 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.store import Store
 from ingest.shards import read_sidecar
 from manifests.errors import InputError
 
-Kind = Literal["recording", "audio"]
+Kind = Literal["recording", "audio", "file"]
+_SAYS: dict[Kind, str] = {
+    "recording": "are of one recording",
+    "audio": "sound the same",
+    "file": "are of files with the same content",
+}
+_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "part", *_SAYS)])
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Two clips of different parts: of one recording, or with equal sound (the same fbank, bit by bit)."""
+    """Two clips of different parts, and what they share.
+
+    recording: both are of one video, or of one file. audio: their fbanks are equal, bit by bit. file: the files that
+    they are of have the same content, under two names.
+    """
 
     kind: Kind
     part: str
@@ -26,42 +37,49 @@ class Leak:
     other_key: str
 
     def __str__(self) -> str:
-        what = "are of one recording" if self.kind == "recording" else "sound the same"
-        return f"{self.key} ({self.part}) and {self.other_key} ({self.other_part}) {what}"
+        return f"{self.key} ({self.part}) and {self.other_key} ({self.other_part}) {_SAYS[self.kind]}"
 
 
 def find_leaks(stores: Sequence[Store]) -> list[Leak]:
-    """Pairs of clips, one for every clip that has an equal in another part; a part is a split, else a fold, of a store.
+    """Pairs of clips that share something, in different parts; a part is a split, else a fold, of a store.
 
-    Digital silence is left out: it always sounds the same. Raises InputError when there is but one part.
+    Where k clips share one thing there are k - 1 pairs, so that each of the clips is named. A pair is told once, as the
+    first kind that it is. Digital silence always sounds the same: only its recordings count. Raises InputError when
+    there is but one part.
     """
-    table = pa.concat_tables([_clips(store, str(store.location) if len(stores) > 1 else "") for store in stores])
-    parts = sorted(set(table["part"].to_pylist()))
-    if len(parts) < 2:
+    tables = [_clips(store, f"{store.location}" if len(stores) > 1 else "") for store in stores]
+    clips = pa.concat_tables(tables).combine_chunks()
+    if len(clips["part"].unique()) < 2:
         raise InputError(
             f"{stores[0].location} has no splits or folds to compare; name a second store: `featurestore leakage A B`"
         )
-    return [*_pairs(table, "recording"), *_pairs(table, "audio")]
+    codes = {name: _codes(clips[name]) for name in ("part", *_SAYS)}
+    return [leak for kind in _SAYS for leak in _leaks(clips, codes, kind)]
 
 
 def _clips(store: Store, prefix: str) -> pa.Table:
-    """Of every clip that is in its shard: its key, part, recording and the hash of its sound."""
-    rows = np.flatnonzero(store.ok)
-    columns = {name: store.column(name).take(pa.array(rows)).to_pylist() for name in ("key", "split", "fold", "source")}
-    names = [_part(prefix, split, fold) for split, fold in zip(columns["split"], columns["fold"], strict=True)]
-    homes = _homes(store)
-    shards = store.shard_of(rows)
-    recordings = [homes[shard] + source for shard, source in zip(shards.tolist(), columns["source"], strict=True)]
-    hashes = pa.chunked_array([_audio_hashes(store, shard) for shard in range(store.snapshot.num_shards)], pa.string())
-    return pa.table(
-        {"key": columns["key"], "part": names, "recording": recordings, "audio": hashes.take(pa.array(rows))},
-        schema=pa.schema([(name, pa.string()) for name in ("key", "part", "recording", "audio")]),
-    )
+    """Of every clip that is in its shard: its key, part, and what it may share with others."""
+    rows = pa.array(np.flatnonzero(store.ok))
+    clips = pa.table({name: store.column(name) for name in ("key", "split", "fold", "source")}).take(rows)
+    homes = pa.array(_homes(store)).take(pa.array(store.shard_of(rows.to_numpy())))
+    hashes = pa.concat_tables([_hashes(store, shard) for shard in range(store.snapshot.num_shards)]).take(rows)
+    columns = {
+        "key": clips["key"],
+        "part": _parts(prefix, clips["split"], clips["fold"]),
+        "recording": pc.binary_join_element_wise(homes, clips["source"].combine_chunks(), ""),
+        "audio": hashes["fbank_sha256"],
+        "file": hashes["source_sha256"],
+    }
+    return pa.table(columns, schema=_SCHEMA)
 
 
-def _part(prefix: str, split: str | None, fold: int | None) -> str:
-    name = split if split is not None else "" if fold is None else f"fold {fold}"
-    return ": ".join(part for part in (prefix, name) if part) or "all"
+def _parts(prefix: str, splits: pa.ChunkedArray, folds: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The names of the parts that clips are in, behind the store's where there are several."""
+    folds = pc.binary_join_element_wise("fold", folds.cast(pa.string()), " ")
+    names = pc.coalesce(splits, folds)
+    if not prefix:
+        return pc.fill_null(names, "all")
+    return pc.fill_null(pc.binary_join_element_wise(prefix, names, ": "), prefix)
 
 
 def _homes(store: Store) -> list[str]:
@@ -73,32 +91,43 @@ def _homes(store: Store) -> list[str]:
     return homes
 
 
-def _audio_hashes(store: Store, shard: int) -> pa.Array:
+def _hashes(store: Store, shard: int) -> pa.Table:
+    """Of each clip of a shard the hashes of its fbank and of its file, null for digital silence."""
     sidecar = read_sidecar(store.location, store.file.sidecar_name(shard))
     if sidecar is None:
-        raise InputError(f"{store.location} lacks a sidecar; run `featurestore repair`")
-    ledger = sidecar.ledger.select(["fbank_sha256", "silent"]).to_pylist()
-    return pa.array([None if row["silent"] else row["fbank_sha256"] for row in ledger], pa.string())
+        raise InputError(
+            f"{store.location} lacks the sidecar of {store.file.shard_stem(shard)}; run `featurestore repair`"
+        )
+    is_sound = pc.invert(sidecar.ledger["silent"])
+    nothing = pa.scalar(None, pa.string())
+    names = ("fbank_sha256", "source_sha256")
+    return pa.table({name: pc.if_else(is_sound, sidecar.ledger[name], nothing) for name in names})
 
 
-def _pairs(table: pa.Table, kind: Kind) -> list[Leak]:
-    """The first clip of every part in which a value of the column `kind` occurs again, and the value's first clip."""
-    values = table[kind].combine_chunks().dictionary_encode()
-    codes = values.indices.fill_null(-1).to_numpy()
-    parts = table["part"].combine_chunks().dictionary_encode()
-    part_codes: NDArray[np.int64] = parts.indices.to_numpy().astype(np.int64)
-    # One row of every (value, part); a value with several is on several sides.
-    rows = np.flatnonzero(codes >= 0)
-    _, first = np.unique(codes[rows] * np.int64(len(parts.dictionary)) + part_codes[rows], return_index=True)
-    rows = np.sort(rows[first])
-    rows = rows[np.argsort(codes[rows], kind="stable")]
-    leaks = []
-    start = 0
-    for position in range(1, len(rows)):
-        if codes[rows[position]] != codes[rows[start]]:
-            start = position
-            continue
-        one, other = int(rows[start]), int(rows[position])
-        names = [(table["part"][row].as_py(), table["key"][row].as_py()) for row in (one, other)]
-        leaks.append(Leak(kind, *names[0], *names[1]))
-    return leaks
+def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Equal numbers for equal values, -1 for null."""
+    indices = column.combine_chunks().dictionary_encode().indices.fill_null(-1)
+    codes: NDArray[np.int64] = indices.to_numpy().astype(np.int64)
+    return codes
+
+
+def _leaks(clips: pa.Table, codes: dict[str, NDArray[np.int64]], kind: Kind) -> list[Leak]:
+    values, parts = codes[kind], codes["part"]
+    rows = np.flatnonzero(values >= 0)
+    rows = rows[np.argsort(values[rows], kind="stable")]
+    # The clips of one value lie together now; those of another part than its first clip's make it a leak.
+    is_first = np.diff(values[rows], prepend=-1) != 0
+    value = np.cumsum(is_first) - 1
+    first = rows[is_first][value]
+    is_elsewhere = parts[rows] != parts[first]
+    found, position = np.unique(value[is_elsewhere], return_index=True)
+    elsewhere = np.full(is_first.sum(), -1)
+    elsewhere[found] = rows[is_elsewhere][position]
+    partner = np.where(is_elsewhere, first, elsewhere[value])
+    leaks = (partner >= 0) & ~is_first
+    for earlier in list(_SAYS)[: list(_SAYS).index(kind)]:
+        shared = codes[earlier][rows] >= 0
+        leaks &= ~(shared & (codes[earlier][rows] == codes[earlier][partner]))
+    names = [clips.select(["part", "key"]).take(pa.array(some[leaks])).to_pydict() for some in (partner, rows)]
+    columns = [names[0]["part"], names[0]["key"], names[1]["part"], names[1]["key"]]
+    return [Leak(kind, *told) for told in zip(*columns, strict=True)]

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.store import Store
@@ -21,6 +23,8 @@ def choose_rows(
 ) -> NDArray[np.int64]:
     """Rows of the clips, failed ones too, that have one of `labels` (ids or names) and are in all else that is given.
 
+    `keys_file`: a key a line, '#' before comments.
+
     Raises InputError for a label, key, split or fold that the store doesn't have.
     """
     if split is not None and split not in store.splits:
@@ -29,31 +33,43 @@ def choose_rows(
         raise InputError(f"{store.location} has no fold {fold}; it has: {', '.join(map(str, store.folds)) or 'none'}")
     rows = store.rows(split=split, fold=fold, asked=True)
     if labels:
-        rows = rows[store.labels(rows)[:, [_position(store, label) for label in labels]].any(1)]
+        rows = rows[np.isin(rows, _rows_of_labels(store, [_label_id(store, label) for label in labels]))]
     if keys_file is not None:
         rows = rows[np.isin(rows, _rows_of_keys(store, keys_file))]
     return rows
 
 
-def _position(store: Store, label: str) -> int:
+def _rows_of_labels(store: Store, ids: Sequence[str]) -> NDArray[np.int64]:
+    lists = store.column("labels").combine_chunks()
+    rows: NDArray[np.int64] = pc.list_parent_indices(lists).filter(pc.is_in(lists.flatten(), pa.array(ids))).to_numpy()
+    return rows
+
+
+def _label_id(store: Store, label: str) -> str:
     vocabulary = store.file.vocabulary
     if label in vocabulary.position:
-        return vocabulary.position[label]
-    if vocabulary.names.count(label) == 1:
-        return vocabulary.names.index(label)
-    some = ", ".join(vocabulary.names[:5])
-    raise InputError(f"{store.location} has no label {label!r}; it has {len(vocabulary)}: {some}, ...")
+        return label
+    ids = [known.id for known in vocabulary.labels if known.name == label]
+    if len(ids) > 1:
+        raise InputError(f"{store.location} has {len(ids)} labels named {label!r}; give an id: {', '.join(ids)}")
+    if not ids:
+        some = ", ".join(vocabulary.names[:5])
+        raise InputError(f"{store.location} has no label {label!r}; it has {len(vocabulary)}: {some}, ...")
+    return ids[0]
 
 
 def _rows_of_keys(store: Store, path: Path) -> NDArray[np.int64]:
     row_of = {key: row for row, key in enumerate(store.column("key").to_pylist())}
     rows = []
     for line, text in enumerate(read_text(path).splitlines(), start=1):
-        key = text.split("#", 1)[0].strip()
+        # A key may hold a '#', but no white space.
+        key = text.strip() if text.strip() in row_of else text.partition("#")[0].strip()
         if key and key not in row_of:
             raise InputError(
                 f"{path}, line {line}: no clip {key!r} in {store.location}; correct the line, or remove it"
             )
         if key:
             rows.append(row_of[key])
+    if not rows:
+        raise InputError(f"{path} names no clip; write one key a line")
     return np.array(rows, np.int64)

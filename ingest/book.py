@@ -61,6 +61,13 @@ class Book:
         offset = self._first_rows[part]
         return tuple(self.parts[part].clips(first - offset, stop - offset))
 
+    @property
+    def is_retrying(self) -> bool:
+        """Whether the last part has clips that are tried again, and isn't published."""
+        *earlier, last = self.store.parts
+        unpublished = self.store.num_shards > self.store.num_shards_published
+        return unpublished and any(part.wanted_sha256 == last.wanted_sha256 for part in earlier)
+
     def is_published(self, shard: int) -> bool:
         return shard < self.store.num_shards_published
 

@@ -9,8 +9,8 @@ from ingest.child import Child, ChildDiedError, ChildTimeoutError, Reply, serve
 from manifests.errors import InputError
 
 KNOCK_LIMIT_S, CONNECT_LIMIT_S = 5.0, 20.0
-# Ray itself would try a task again for ever that is killed for its memory. It waits 1, 2, 4, ... s before each try.
-MAX_OOM_RETRIES = 6
+# Ray itself would try a task again for ever that is killed for its memory; it waits 1, 2, 4 ... s, at most a minute.
+MAX_OOM_RETRIES = 8
 
 
 def start_ray(num_workers: int | None, address: str | None) -> Any:
@@ -52,8 +52,8 @@ def _check(address: str) -> None:
     )
     if "://" in address:
         raise InputError(
-            f"{address} is an address of Ray's dashboard or of Ray Client, neither of which can run this; give that of the "
-            "cluster itself, such as HOST:6379, on a machine of the cluster, or leave it out to use this machine alone"
+            f"{address} is an address of Ray's dashboard or of Ray Client, neither of which can run this; give that of "
+            "the cluster itself, such as HOST:6379, on one of its machines, or leave it out to use this machine alone"
         )
     child = Child("ingest.cluster")
     try:

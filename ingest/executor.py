@@ -14,6 +14,7 @@ import torch
 
 from ingest.cluster import start_ray
 from ingest.fetching import FetchOutcome, FetchTask, fetch_recording, stop_downloads
+from ingest.ledger import Reason
 from ingest.shards import ShardProgress, ShardTask, write_shard
 from manifests.errors import InputError
 
@@ -135,9 +136,10 @@ class _OnRay:
         self._ray, self._max_shards = ray, max_shards
         steps = max(1, math.floor(CPUS_FOR_DOWNLOADS / _CPU_STEP / num_downloads))
         self._shard = ray.remote(num_cpus=1 - CPUS_FOR_DOWNLOADS, max_retries=MAX_RETRIES)(_write_shard_on_one_thread)
-        self._fetch = ray.remote(num_cpus=steps * _CPU_STEP, max_retries=MAX_RETRIES)(fetch_recording)
+        # Not tried again by Ray, which knows of no limiter.
+        self._fetch = ray.remote(num_cpus=steps * _CPU_STEP, max_retries=0)(fetch_recording)
         self._shards: dict[Any, int] = {}
-        self._fetches: list[Any] = []
+        self._fetches: dict[Any, str] = {}
         self._num_cores, self._counted = 1, -math.inf
 
     @property
@@ -154,7 +156,7 @@ class _OnRay:
         self._shards[self._shard.remote(task)] = task.shard
 
     def submit_fetch(self, task: FetchTask) -> None:
-        self._fetches.append(self._fetch.remote(task))
+        self._fetches[self._fetch.remote(task)] = task.recording
 
     def wait(self, timeout_s: float) -> list[Event]:
         waiting = [*self._shards, *self._fetches]
@@ -164,16 +166,13 @@ class _OnRay:
         ready, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout_s)
         if ready:
             ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
-        return [self._event(reference) for reference in ready]
+        return [self._report(ref) if ref in self._shards else self._outcome(ref) for ref in ready]
 
-    def _event(self, reference: Any) -> Event:
+    def _report(self, shard: Any) -> Event:
         try:
-            if reference in self._shards:
-                return self._ray.get(next(reference))  # type: ignore[no-any-return]
-            self._fetches.remove(reference)
-            return self._ray.get(reference)  # type: ignore[no-any-return]
+            return self._ray.get(next(shard))  # type: ignore[no-any-return]
         except StopIteration:
-            return ShardDone(self._shards.pop(reference))
+            return ShardDone(self._shards.pop(shard))
         except self._ray.exceptions.RayTaskError as error:
             # The text of Ray's own error is the worker's traceback.
             raise error.cause from error
@@ -182,3 +181,13 @@ class _OnRay:
                 f"a worker process died again and again ({type(error).__name__}); what was finished is kept: run the "
                 "same command again, with fewer --workers if memory is short, or with --workers 0 to see at which clip"
             ) from error
+
+    def _outcome(self, fetch: Any) -> FetchOutcome:
+        recording = self._fetches.pop(fetch)
+        try:
+            return self._ray.get(fetch)  # type: ignore[no-any-return]
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except self._ray.exceptions.RayError as error:
+            detail = f"its worker process died ({type(error).__name__})"
+            return FetchOutcome(recording, reason=Reason.DOWNLOADER, detail=detail)

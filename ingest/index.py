@@ -164,7 +164,8 @@ def read_checksums(location: Location) -> dict[str, str]:
         raise InputError(f"{where} is missing; run the ingest command again") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is damaged; run the ingest command again") from error
-    lines = [line.split("  ", 1) for line in text.splitlines()]
+    # Not splitlines, for which a damaged end of a line may still be one.
+    lines = [line.split("  ", 1) for line in text.removesuffix("\n").split("\n")]
     if any(len(line) != 2 or len(line[0]) != 64 for line in lines) or not text.endswith("\n"):
         raise InputError(f"{where} is damaged; run the ingest command again")
     return {name: digest for digest, name in lines}

@@ -79,6 +79,8 @@ def ingest(
                 location.remove_stale(folder)
             book = open_book(location, manifest, _new_store(manifest, options, location, lists), append=options.append)
             _Run(book, manifest, options).run()
+            # What workers left that were killed meanwhile.
+            location.remove_stale(SHARD_FOLDER)
             return book.store
     except OSError as error:
         trouble = (error.strerror or str(error)).removeprefix(f"{location} ")
@@ -131,6 +133,10 @@ class _Run:
         published = self.book.store.snapshots
         first_new = self.book.store.num_shards_published
         self.make([shard for shard in range(self.book.store.num_shards) if not self._is_done(shard)])
+        if self.book.is_retrying:
+            # A run was killed while it tried clips again.
+            self._publish_what_came(first_new)
+            return
         self._check_failures(first_new)
         self.book.close()
         if published:
@@ -143,6 +149,9 @@ class _Run:
 
     def _make_of_one_part(self, shards: Sequence[int]) -> None:
         manifest = self.book.parts[self.book.part_of(shards[0])]
+        # Clips that are tried again may all fail once more, and those of published shards have failed for good.
+        is_limited = not (self.book.is_retrying or self.book.is_published(shards[0]))
+        max_failures = self.options.max_failures if is_limited else 1.0
         sources = open_sources(manifest.sources)
         work = Work(shards, lambda shard: self._task(shard, sources), self._recordings)
         total = sum(len(self.book.clips(shard)) for shard in shards)
@@ -158,20 +167,10 @@ class _Run:
                 note = f"{len(failures)} failed" + (f", {fetcher.note}" if fetcher else "")
                 display.advance(report.num_done if report else 0, note)
                 if fetcher is not None:
-                    self._check_fetches(fetcher)
+                    _check_fetches(fetcher, max_failures)
                 num_done += report.num_done if report else 0
-                if num_done >= MIN_CLIPS_FOR_FAILURE_SHARE and len(failures) > self.options.max_failures * num_done:
-                    raise _too_many_failures(failures, num_done, self.options.max_failures)
-
-    def _check_fetches(self, fetcher: Fetcher) -> None:
-        """Stops before a whole shard's recordings were asked for in vain, when the network is gone, say."""
-        num_done = fetcher.num_fetched + fetcher.num_failed
-        if num_done >= MIN_CLIPS_FOR_FAILURE_SHARE and fetcher.num_failed > self.options.max_failures * num_done:
-            raise InputError(
-                f"stopped: {fetcher.num_failed} of {num_done} downloads failed, more than --max-failures "
-                f"{self.options.max_failures:g} allows (the last one: {fetcher.last_failure}). What was fetched is "
-                "kept: see `ingest doctor`, and run the same command again, or allow more"
-            )
+                if num_done >= MIN_CLIPS_FOR_FAILURE_SHARE and len(failures) > max_failures * num_done:
+                    raise _too_many_failures(failures, num_done, max_failures)
 
     def _executor(self) -> AbstractContextManager[Executor]:
         options = self.options
@@ -257,10 +256,13 @@ class _Run:
         part = Part(num_clips_asked=len(clips), manifest_sha256=manifest.sha256, wanted_sha256=self.wanted.sha256)
         self.book.add_part(part, manifest)
         self.make(range(first_new, self.book.store.num_shards))
-        if any(self.book.num_ok(shard) for shard in range(first_new, self.book.store.num_shards)):
-            self.book.close()
-        else:
+        self._publish_what_came(first_new)
+
+    def _publish_what_came(self, first_new: int) -> None:
+        """Publishes clips that were tried again, from shard `first_new` on; takes them back when none came."""
+        if not any(self.book.num_ok(shard) for shard in range(first_new, self.book.store.num_shards)):
             self.book.drop_last_part()
+        self.book.close()
 
     def _available(self, clips: list[Clip]) -> list[Clip]:
         """Those whose file there is now, after fetching."""
@@ -273,6 +275,17 @@ class _Run:
                         display.advance(0, fetcher.note)
         sources = open_sources(self.wanted.sources)
         return [clip for clip in clips if isinstance(find_source(sources, clip), SourceFile)]
+
+
+def _check_fetches(fetcher: Fetcher, max_failures: float) -> None:
+    """Stops before a whole shard's recordings were asked for in vain, when the network is gone, say."""
+    num_done = fetcher.num_fetched + fetcher.num_failed
+    if num_done >= MIN_CLIPS_FOR_FAILURE_SHARE and fetcher.num_failed > max_failures * num_done:
+        raise InputError(
+            f"stopped: {fetcher.num_failed} of {num_done} downloads failed, more than --max-failures {max_failures:g} "
+            f"allows (the last one: {fetcher.last_failure}). What was fetched is kept: see `ingest doctor`, and run "
+            "the same command again, or allow more"
+        )
 
 
 def _too_many_failures(failures: list[LedgerRow], num_done: int, max_failures: float) -> InputError:

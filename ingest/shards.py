@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -78,15 +77,19 @@ def write_shard(task: ShardTask) -> Iterator[ShardProgress]:
             writer = TarWriter(file)
             for clip, source in zip(task.clips, task.sources, strict=True):
                 rows.append(task.settled.get(clip.key) or _add_clip(writer, clip, source, task.store))
-                _refuse_loss(rows[-1], had, f"{location}/{sidecar_name}")
+                if not rows[-1].ok and clip.key in had:
+                    raise _loss(rows[-1], task)
                 if len(rows) - reported == CLIPS_PER_REPORT:
                     yield _progress(task, rows[reported:])
                     reported = len(rows)
             writer.close()
         if task.tar_sha256 not in (None, writer.sha256):
             raise _other_bytes(task, location)
-        # An old sidecar must not vouch for the tar that is about to take its tar's place.
-        location.delete(sidecar_name)
+        # A later run clears up after this one, should its driver be gone: then the shard is no longer ours to touch.
+        temporary.stat()
+        if _tar_sha256(location, sidecar_name) != writer.sha256:
+            # An old sidecar must not vouch for the tar that is about to take its tar's place.
+            location.delete(sidecar_name)
     commit_sidecar(location, sidecar_name, rows, writer, task.recipe_sha256)
     yield _progress(task, rows[reported:])
 
@@ -112,22 +115,29 @@ def read_sidecar(location: Location, name: str) -> Sidecar | None:
 
 def _clips_in_shard(task: ShardTask, location: Location) -> set[str]:
     """Keys of the clips that the shard holds already, when it is made once more."""
-    try:
-        sidecar = read_sidecar(location, task.store.sidecar_name(task.shard))
-    except InputError:
-        if task.tar_sha256 is None:
-            raise
-        return set()  # the bytes that the tar must come to guard it
+    if task.tar_sha256 is not None:
+        return {clip.key for clip in task.clips} - task.settled.keys()
+    sidecar = read_sidecar(location, task.store.sidecar_name(task.shard))
     return set() if sidecar is None else {row["key"] for row in sidecar.ledger.to_pylist() if row["ok"]}
 
 
-def _refuse_loss(row: LedgerRow, had: set[str], sidecar: str) -> None:
-    if not row.ok and row.key in had:
-        raise InputError(
-            f"clip {row.key} is in {PurePosixPath(sidecar).stem} and can't be had any more "
-            f"({row.reason}: {row.detail}); the shard stays as it is. Restore the source, or delete {sidecar} to go on "
-            "without the clip"
-        )
+def _tar_sha256(location: Location, sidecar_name: str) -> str | None:
+    """What the sidecar vouches for, None where it is missing or damaged."""
+    try:
+        sidecar = read_sidecar(location, sidecar_name)
+    except InputError:
+        return None
+    return None if sidecar is None else sidecar.tar_sha256
+
+
+def _loss(row: LedgerRow, task: ShardTask) -> InputError:
+    published = task.tar_sha256 is not None  # and then holds these clips for ever
+    sidecar = f"{task.location}/{task.store.sidecar_name(task.shard)}"
+    return InputError(
+        f"clip {row.key} is in {task.store.shard_stem(task.shard)} and can't be had any more "
+        f"({row.reason}: {row.detail}); the shard stays as it is. Restore the source"
+        + ("" if published else f", or delete {sidecar} to go on without the clip")
+    )
 
 
 def _other_bytes(task: ShardTask, location: Location) -> InputError:

@@ -118,8 +118,8 @@ def test_verify(featurestore: Command, store_copy: Path) -> None:
     assert outcome.status == 1
     lines = outcome.out.splitlines()
     assert lines[:2] == [
-        "shards/extra: is not in SHA256SUMS",
-        "shards/tiny-000003.tar: the tar or its sidecar is missing",
+        "shards/extra: is not in SHA256SUMS: it doesn't belong to the store",
+        "shards/tiny-000003.tar: is missing",
     ]
     assert lines[2].startswith(f"{store_copy}: 2 problems; ")
     assert len(lines) == 3

@@ -1,7 +1,8 @@
 """Every kind of damage is found, and named with its shard and clip."""
 
-import hashlib
 import io
+import json
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,20 @@ import pytest
 
 from featurestore.build import build_teacher
 from featurestore.store import Store
-from featurestore.verify import Problem, verify
+from featurestore.verify import verify
+from featurestore.verifyshard import Problem
+from ingest.layout import CHECKSUM_FILE, SHARD_FOLDER
+from ingest.location import LocalFolder
+from manifests.clips import Manifest
 from manifests.errors import InputError
+from manifests.parts import ManifestFile, write_manifests
 
 SHARD = 1
-WHERE = f"shards/tiny-00000{SHARD}.tar"
-CHANGED = Problem(WHERE, None, "its sha256 is not the sidecar's")
-CHANGED_SIDECAR = Problem(f"shards/tiny-00000{SHARD}.parquet", None, "its sha256 is not the one in SHA256SUMS")
+TAR, SIDECAR = f"{SHARD_FOLDER}/tiny-00000{SHARD}.tar", f"{SHARD_FOLDER}/tiny-00000{SHARD}.parquet"
+CHANGED = Problem(TAR, None, "its sha256 is not the sidecar's", SHARD)
+CRC = "its bytes are not those that were written (CRC-32)"
+SUMS = "its sha256 is not the one in SHA256SUMS"
+SIDECAR_CHANGED = [Problem(SIDECAR, None, SUMS), Problem(SIDECAR, None, "its sha256 is not the index's", SHARD)]
 
 
 @pytest.fixture
@@ -34,8 +42,13 @@ def row(store: Store) -> int:
     return int(store.rows()[store.shard_of(store.rows()) == SHARD][1])
 
 
-def key_of(store: Store, row: int) -> str:
-    return store.clip(row).key
+def found(store: Store) -> list[Problem]:
+    return verify(store.location)
+
+
+def of_clip(store: Store, row: int, *whats: str) -> list[Problem]:
+    """The problems of a shard of which one clip has changed."""
+    return [CHANGED, *(Problem(TAR, store.clip(row).key, what, SHARD) for what in (CRC, *whats))]
 
 
 def overwrite(path: Path, offset: int, content: bytes) -> None:
@@ -45,7 +58,7 @@ def overwrite(path: Path, offset: int, content: bytes) -> None:
 
 
 def edit_sidecar(store: Store, column: str, position: int, value: Any) -> None:
-    path = store.tar(SHARD).with_suffix(".parquet")
+    path = store.root / SIDECAR
     table = pq.read_table(path)
     values = table[column].to_pylist()
     values[position] = value
@@ -55,16 +68,27 @@ def edit_sidecar(store: Store, column: str, position: int, value: Any) -> None:
     )
 
 
+def swap(one: Path, other: Path) -> None:
+    parked = one.rename(one.with_name("parked"))
+    other.rename(one)
+    parked.rename(other)
+
+
 def test_a_clean_store_has_no_problems(store: Store, fbank_stats: Any, waveform_stats: Any) -> None:
-    assert verify(store) == []
+    assert found(store) == []
     build_teacher(store, fbank_stats(), "one", with_tokens=True)
     build_teacher(store, waveform_stats(), "two")
-    assert verify(store) == []
+    assert found(store) == []
+
+
+def test_a_grown_store_has_no_problems(grown_store: Store) -> None:
+    assert found(grown_store) == []
+    assert found(Store(grown_store.root.parent / "first")) == []
 
 
 def test_verify_changes_nothing(store: Store) -> None:
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
-    verify(store)
+    verify(store.location)
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
 
 
@@ -73,86 +97,152 @@ def test_problems_as_text() -> None:
     assert str(Problem("shards/a.tar", "k", "its fbank holds NaN")) == "shards/a.tar: clip k: its fbank holds NaN"
 
 
+def test_no_store_or_an_unfinished_one(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none is not a store: it has no store\.json"):
+        verify(LocalFolder(tmp_path / "none"))
+    path = store.root / "store.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"snapshots": []}))
+    with pytest.raises(InputError, match=r"copy is not finished; run its ingest command again"):
+        found(store)
+
+
 def test_flipped_byte(store: Store, row: int) -> None:
     offset = int(store.fbank_offset[row]) + 12345
-    value = store.tar(SHARD).read_bytes()[offset]
-    overwrite(store.tar(SHARD), offset, bytes([value ^ 1]))
-    assert verify(store) == [CHANGED]
+    value = (store.root / TAR).read_bytes()[offset]
+    overwrite(store.root / TAR, offset, bytes([value ^ 1]))
+    assert found(store) == of_clip(store, row)
 
 
 def test_nan_in_an_fbank(store: Store, row: int) -> None:
-    overwrite(store.tar(SHARD), int(store.fbank_offset[row]) + 2000, np.float16(np.nan).tobytes())
-    assert verify(store) == [CHANGED, Problem(WHERE, key_of(store, row), "its fbank holds NaN or Inf")]
+    overwrite(store.root / TAR, int(store.fbank_offset[row]) + 2000, np.float16(np.nan).tobytes())
+    assert found(store) == of_clip(store, row, "its fbank holds NaN or Inf")
 
 
 def test_infinity_in_a_hog(store: Store, row: int) -> None:
-    overwrite(store.tar(SHARD), int(store.hog_offset[row]), np.float16(np.inf).tobytes())
-    assert verify(store) == [CHANGED, Problem(WHERE, key_of(store, row), "its hog holds NaN or Inf")]
+    overwrite(store.root / TAR, int(store.hog_offset[row]), np.float16(np.inf).tobytes())
+    assert found(store) == of_clip(store, row, "its hog holds NaN or Inf")
 
 
-def test_truncated_tar(store: Store) -> None:
-    size = store.tar(SHARD).stat().st_size
-    store.tar(SHARD).write_bytes(store.tar(SHARD).read_bytes()[: size // 2])
-    assert verify(store) == [Problem(WHERE, None, f"has {size // 2} bytes, its sidecar says {size}")]
+def test_torn_tar(store: Store, row: int) -> None:
+    """It ends inside the shard's second clip: the first one is still whole."""
+    size, kept = (store.root / TAR).stat().st_size, int(store.hog_offset[row])
+    with (store.root / TAR).open("r+b") as file:
+        file.truncate(kept)
+    problems = found(store)
+    assert problems[:2] == [Problem(TAR, None, f"has {kept} bytes, its sidecar says {size}", SHARD), CHANGED]
+    keys = store.keys(store.rows()[store.shard_of(store.rows()) == SHARD])
+    assert list(dict.fromkeys(problem.key for problem in problems[2:])) == keys[1:]
+
+
+def test_bytes_behind_the_end(store: Store) -> None:
+    with (store.root / TAR).open("ab") as file:
+        file.write(b"more")
+    assert [problem.what.split(" bytes")[0] for problem in found(store)][-1].startswith("holds something behind its la")
 
 
 def test_missing_tar(store: Store) -> None:
-    store.tar(SHARD).unlink()
-    assert verify(store) == [Problem(WHERE, None, "the tar or its sidecar is missing")]
+    (store.root / TAR).unlink()
+    assert found(store) == [Problem(TAR, None, "is missing", SHARD)]
 
 
 def test_missing_sidecar(store: Store) -> None:
-    store.tar(SHARD).with_suffix(".parquet").unlink()
-    with pytest.raises(InputError, match="lacks the sidecar of shard tiny-000001"):
-        Store(store.root)
-    assert Problem(WHERE, None, "the tar or its sidecar is missing") in verify(store)
+    (store.root / SIDECAR).unlink()
+    assert set(found(store)) == {Problem(SIDECAR, None, "is missing"), Problem(SIDECAR, None, "is missing", SHARD)}
 
 
-def test_extra_file(store: Store) -> None:
-    (store.root / "shards/notes.txt").touch()
-    assert verify(store) == [Problem("shards/notes.txt", None, "is not in SHA256SUMS")]
+@pytest.mark.parametrize("name", ["notes.txt", "shards/tiny-000009.tar", "teachers/notes.txt", "teachers/a/b"])
+def test_extra_file(store: Store, name: str) -> None:
+    (store.root / name).parent.mkdir(parents=True, exist_ok=True)
+    (store.root / name).touch()
+    (problem,) = found(store)
+    assert (problem.where, problem.shard) == (name, None)
+    assert problem.what.endswith("it doesn't belong to the store")
+
+
+@pytest.mark.parametrize("name", ["raw/ab/x.m4a", "lists/eval.csv", "source/a.wav", ".lock", "shards/.x.partial"])
+def test_files_beside_the_store_are_none_of_its_problems(store: Store, name: str) -> None:
+    (store.root / name).parent.mkdir(parents=True, exist_ok=True)
+    (store.root / name).touch()
+    assert found(store) == []
+
+
+def test_shards_of_an_unfinished_append_are_no_problems(growing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = growing.ingest_first()
+    with monkeypatch.context() as patch:
+        patch.setattr("ingest.book.Book.close", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            growing.append()
+    assert (growing.root / "shards/tiny-000005.tar").exists()
+    assert found(store) == []
 
 
 def test_swapped_tars(store: Store) -> None:
-    one, other = store.tar(1), store.tar(2)
-    if one.stat().st_size != other.stat().st_size:
-        one, other = store.tar(2), store.tar(3)
-    assert one.stat().st_size == other.stat().st_size
-    parked = one.rename(store.root / "parked")
-    other.rename(one)
-    parked.rename(other)
-    problems = verify(store)
-    for tar in (one, other):
-        mine = [problem for problem in problems if problem.where == f"shards/{tar.name}"]
-        assert mine[0].what == "its sha256 is not the sidecar's"
-        shard = int(tar.stem[-6:])
+    swap(store.root / TAR, store.root / "shards/tiny-000002.tar")
+    problems = found(store)
+    for shard in (SHARD, 2):
+        mine = [problem for problem in problems if problem.shard == shard]
+        assert {problem.where for problem in mine} == {f"shards/tiny-00000{shard}.tar"}
         keys = store.keys(store.rows()[store.shard_of(store.rows()) == shard])
-        assert [problem.key for problem in mine if problem.what.startswith("the tar lacks")] == keys
-        assert sum("that its index lacks" in problem.what for problem in mine) == 3 * 5
+        assert list(dict.fromkeys(problem.key for problem in mine if problem.key)) == keys
+    assert {problem.shard for problem in problems} == {SHARD, 2}
+
+
+def test_swapped_sidecars(store: Store) -> None:
+    swap(store.root / SIDECAR, store.root / "shards/tiny-000002.parquet")
+    problems = found(store)
+    assert {problem.shard for problem in problems} == {None, SHARD, 2}
+    assert Problem(SIDECAR, None, "names other clips than the manifest", SHARD) in problems
+    assert Problem(SIDECAR, None, "names another tar than the index", SHARD) in problems
+    assert CHANGED in problems
+
+
+def test_swapped_shards(store: Store) -> None:
+    """Tar and sidecar together: each pair is right by itself."""
+    for ending in ("tar", "parquet"):
+        swap(store.root / f"shards/tiny-00000{SHARD}.{ending}", store.root / f"shards/tiny-000002.{ending}")
+    problems = found(store)
+    for shard in (SHARD, 2):
+        whats = [problem.what for problem in problems if problem.where == f"shards/tiny-00000{shard}.parquet"]
+        assert whats == [
+            SUMS,
+            "names other clips than the manifest",
+            "its sha256 is not the index's",
+            "names another tar than the index",
+            "differs from the index",
+        ]
 
 
 def test_edited_offset(store: Store, row: int) -> None:
     offset = int(store.fbank_offset[row])
     edit_sidecar(store, "fbank_offset", row % 5, offset + 2)
-    assert verify(Store(store.root)) == [
-        CHANGED_SIDECAR,
-        Problem(WHERE, key_of(store, row), f"the index places its fbank at {offset + 2}, the tar at {offset}"),
+    assert found(store) == [
+        *SIDECAR_CHANGED,
+        Problem(SIDECAR, None, "differs from the index", SHARD),
+        Problem(TAR, store.clip(row).key, "its fbank is not where the index places it", SHARD),
     ]
 
 
-def test_edited_hog_offset(store: Store, row: int) -> None:
-    edit_sidecar(store, "hog_offset", row % 5, None)
-    problem = verify(Store(store.root))[1]
-    assert (problem.key, problem.what[:32]) == (key_of(store, row), "the index places its hog at None")
+@pytest.mark.parametrize("value", [None, 7])
+def test_edited_hog_offset(store: Store, row: int, value: int | None) -> None:
+    edit_sidecar(store, "hog_offset", row % 5, value)
+    assert found(store)[-1] == Problem(TAR, store.clip(row).key, "its hog is not where the index places it", SHARD)
+
+
+@pytest.mark.parametrize(("column", "value"), [("sample_offset", 512), ("sample_size", 1024), ("sample_crc32", 1)])
+def test_edited_place_of_a_sample(store: Store, row: int, column: str, value: int) -> None:
+    edit_sidecar(store, column, row % 5, value)
+    problems = found(store)
+    assert problems[:2] == SIDECAR_CHANGED
+    assert Problem(TAR, store.clip(row).key, CRC, SHARD) in problems
 
 
 @pytest.mark.parametrize("text", [b"", b"null", b"[]", b"\xff", b'{"key": "another"}'])
 def test_json_of_a_clip(store: Store, row: int, text: bytes) -> None:
-    with tarfile.open(store.tar(SHARD)) as tar:
-        member = tar.getmember(f"{key_of(store, row)}.json")
-    overwrite(store.tar(SHARD), member.offset_data, text.ljust(member.size))
+    with tarfile.open(store.root / TAR) as tar:
+        member = tar.getmember(f"{store.clip(row).key}.json")
+    overwrite(store.root / TAR, member.offset_data, text.ljust(member.size))
     what = "its JSON names another clip" if b"another" in text else "its JSON can't be read"
-    assert verify(store) == [CHANGED, Problem(WHERE, key_of(store, row), what)]
+    assert found(store) == of_clip(store, row, what)
 
 
 @pytest.mark.parametrize(
@@ -169,110 +259,217 @@ def test_json_of_a_clip(store: Store, row: int, text: bytes) -> None:
 )
 def test_npy_header(store: Store, row: int, find: bytes, replacement: bytes, what: str) -> None:
     offset = int(store.fbank_offset[row])
-    header = store.tar(SHARD).read_bytes()[offset - 128 : offset]
+    header = (store.root / TAR).read_bytes()[offset - 128 : offset]
     assert find in header
-    overwrite(store.tar(SHARD), offset - 128, header.replace(find, replacement))
-    problems = verify(store)
-    assert problems[0] == CHANGED
-    assert (problems[1].where, problems[1].key) == (WHERE, key_of(store, row))
-    assert problems[1].what.startswith(what)
+    overwrite(store.root / TAR, offset - 128, header.replace(find, replacement))
+    problems = found(store)
+    assert problems[:2] == of_clip(store, row)
+    assert (problems[2].where, problems[2].key) == (TAR, store.clip(row).key)
+    assert problems[2].what.startswith(what)
 
 
 def test_tar_header(store: Store, row: int) -> None:
-    overwrite(store.tar(SHARD), 0, b"not a tar at all")
-    problems = verify(store)
-    assert problems[0] == CHANGED
-    assert problems[1].what.startswith("is not a readable tar (")
+    """The other clips of the shard are as they were, and aren't named."""
+    with tarfile.open(store.root / TAR) as tar:
+        offset = tar.getmember(f"{store.clip(row).key}.fbank.npy").offset
+    overwrite(store.root / TAR, offset, b"not a tar at all")
+    problems = found(store)
+    assert problems[:2] == of_clip(store, row)
+    assert problems[2].what.startswith("its members can't be read (")
+    assert len(problems) == 3
 
 
 def test_a_tar_with_another_member(store: Store) -> None:
-    """As somebody would who packs the shard again, sidecar and all."""
-    with tarfile.open(store.tar(SHARD), "a") as tar:
+    """As somebody would who packs the shard again."""
+    with tarfile.open(store.root / TAR, "a") as tar:
         tar.addfile(tarfile.TarInfo("stray.txt"), io.BytesIO())
-    sidecar = store.tar(SHARD).with_suffix(".parquet")
-    content = store.tar(SHARD).read_bytes()
-    about = f'{{"tar_sha256": "{hashlib.sha256(content).hexdigest()}", "tar_size": {len(content)}}}'
-    pq.write_table(pq.read_table(sidecar).replace_schema_metadata({"shard": about}), sidecar)
-    assert verify(Store(store.root)) == [
-        CHANGED_SIDECAR,
-        Problem(WHERE, None, "its sha256 in SHA256SUMS is not the sidecar's"),
-        Problem(WHERE, None, "has a member stray.txt that its index lacks"),
-    ]
+    problems = found(store)
+    assert problems[0] == CHANGED
+    assert problems[-1].what.startswith("holds something behind its last clip")
 
 
 def test_text_that_is_no_text_in_a_sidecar(store: Store) -> None:
-    path = store.tar(SHARD).with_suffix(".parquet")
+    path = store.root / SIDECAR
     pq.write_table(pq.read_table(path), path, compression="none")
     assert b"wav/pcm_16" in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(b"wav/pcm_16", b"wav/pcm\xff16"))
-    problems = verify(store)
-    assert problems[0] == CHANGED_SIDECAR
-    assert problems[1].where == WHERE
-    assert problems[1].what.startswith("its sidecar is damaged (")
+    problems = found(store)
+    assert problems[0] == SIDECAR_CHANGED[0]
+    assert (problems[1].where, problems[1].shard) == (SIDECAR, SHARD)
+    assert "is damaged (" in problems[1].what
 
 
 def test_no_checksums(store: Store) -> None:
-    (store.root / "SHA256SUMS").unlink()
-    assert verify(store) == [Problem("SHA256SUMS", None, "is missing")]
+    (store.root / CHECKSUM_FILE).unlink()
+    (problem,) = found(store)
+    assert problem.where == CHECKSUM_FILE
+    assert "SHA256SUMS is missing" in problem.what
 
 
-@pytest.mark.parametrize("content", [b"garbage\n", b"\xff\xfe\n", b"\n"])
+@pytest.mark.parametrize("content", [b"garbage\n", b"\xff\xfe\n", b"\n", b""])
 def test_garbage_checksums(store: Store, content: bytes) -> None:
-    (store.root / "SHA256SUMS").write_bytes(content)
-    assert verify(store) == [Problem("SHA256SUMS", None, "is damaged: run the ingest command again")]
+    (store.root / CHECKSUM_FILE).write_bytes(content)
+    (problem,) = found(store)
+    assert problem.where == CHECKSUM_FILE
+    assert "is damaged" in problem.what
 
 
-def test_checksums_that_lack_a_tar(store: Store) -> None:
-    path = store.root / "SHA256SUMS"
-    path.write_text("".join(line for line in path.read_text().splitlines(True) if WHERE not in line))
-    assert verify(store) == [Problem(WHERE, None, "is not in SHA256SUMS")]
+def edit_checksums(store: Store, name: str, old: str, new: str) -> None:
+    path = store.root / CHECKSUM_FILE
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line.replace(old, new, 1) if line.endswith(f"  {name}\n") else line for line in lines))
+
+
+@pytest.mark.parametrize("name", [TAR, SIDECAR, "store.json", "manifest.parquet", "index.parquet"])
+def test_checksums_that_lack_a_file(store: Store, name: str) -> None:
+    path = store.root / CHECKSUM_FILE
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if not line.endswith(f" {name}\n")))
+    assert found(store) == [Problem(CHECKSUM_FILE, None, f"doesn't list {name}")]
 
 
 def test_a_wrong_checksum_of_a_tar(store: Store) -> None:
-    path = store.root / "SHA256SUMS"
-    lines = [f"{'0' * 64}  {WHERE}" if WHERE in line else line for line in path.read_text().splitlines()]
-    path.write_text("\n".join(lines) + "\n")
-    assert verify(store) == [Problem(WHERE, None, "its sha256 in SHA256SUMS is not the sidecar's")]
+    digest = store.shards[SHARD].tar_sha256
+    edit_checksums(store, TAR, digest, "0" * 64)
+    assert found(store) == [Problem(CHECKSUM_FILE, None, f"its sha256 of {TAR} is not the index's")]
 
 
-def test_damaged_index(store: Store) -> None:
-    (store.root / "index.json").write_text("{}")
-    assert verify(store) == [Problem("index.json", None, "its sha256 is not the one in SHA256SUMS")]
-    (store.root / "index.json").unlink()
-    assert verify(store) == [Problem("index.json", None, "is missing")]
+@pytest.mark.parametrize("name", ["store.json", "manifest.parquet", SIDECAR, "index.json"])
+def test_a_digit_of_a_checksum(store: Store, name: str) -> None:
+    """It is the checksum that was damaged: a file that changes changes its whole hash."""
+    (line,) = [line for line in (store.root / CHECKSUM_FILE).read_text().splitlines() if line.endswith(f" {name}")]
+    edit_checksums(store, name, line[:1], "f" if line[0] == "e" else "e")
+    assert found(store) == [Problem(CHECKSUM_FILE, None, f"its sha256 of {name} is damaged")]
+
+
+@pytest.mark.parametrize("name", ["index.json", "README.md", "croissant.json"])
+def test_what_is_derived(store: Store, name: str) -> None:
+    (store.root / name).write_text("{}")
+    assert found(store) == [Problem(name, None, SUMS)]
+    (store.root / name).unlink()
+    assert found(store) == [Problem(name, None, "is missing")]
+
+
+def test_an_edited_index(store: Store) -> None:
+    table = pq.read_table(store.root / "index.parquet")
+    column = table.schema.get_field_index("num_frames")
+    changed = pa.array([1] * 23, pa.int32())
+    pq.write_table(table.set_column(column, table.schema.field(column), changed), store.root / "index.parquet")
+    assert found(store) == [Problem("index.parquet", None, SUMS)]
+    # Without checksums it is still another than the sidecars say.
+    (store.root / CHECKSUM_FILE).unlink()
+    whats = {problem.what for problem in found(store) if problem.where.endswith(".parquet")}
+    assert whats == {"differs from the index"}
 
 
 def test_missing_teacher_row(store: Store, fbank_stats: Any, row: int) -> None:
     cache = build_teacher(store, fbank_stats(), "stats").cache
-    values = cache.read("logits", SHARD)
+    values = cache.read("logits", SHARD).copy()
     values[row % 5, 1] = np.nan
     cache.write(SHARD, {"logits": values})
-    assert verify(store) == [Problem("teachers/stats.zarr", key_of(store, row), "its logits is missing or not finite")]
+    changed, nan = found(store)
+    assert changed.where == f"teachers/stats.zarr/logits/c/{SHARD}/0"
+    assert nan == Problem("teachers/stats.zarr", store.clip(row).key, "its logits is missing or not finite")
 
 
 def test_missing_and_torn_teacher_chunks(store: Store, fbank_stats: Any) -> None:
-    path = build_teacher(store, fbank_stats(), "stats").cache.path / "embedding/c"
+    path = Path(build_teacher(store, fbank_stats(), "stats").cache.path) / "embedding/c"
     (path / "0/0").unlink()
     (path / "1/0").write_bytes((path / "1/0").read_bytes()[:10])
-    problems = verify(store)
-    assert [problem.key for problem in problems[:-1]] == store.keys(store.rows()[store.shard_of(store.rows()) == 0])
+    problems = found(store)
+    assert [(problem.where, problem.what) for problem in problems[:2]] == [
+        ("teachers/stats.zarr/embedding/c/0/0", "is missing"),
+        ("teachers/stats.zarr/embedding/c/1/0", "is not the file that SHA256SUMS beside it names"),
+    ]
+    assert [problem.key for problem in problems[2:-1]] == store.keys(store.rows()[store.shard_of(store.rows()) == 0])
     assert "embedding is damaged in the rows of shard 1" in problems[-1].what
+
+
+def test_swapped_teacher_chunks(store: Store, fbank_stats: Any) -> None:
+    """Each is whole by itself, and holds a row for every clip."""
+    cache = build_teacher(store, fbank_stats(), "stats").cache
+    one, other = [shard for shard in range(4) if store.ok[store.rows_of_shard(shard)].all()][:2]
+    before = [cache.read("embedding", shard) for shard in range(5)]
+    folder = Path(cache.path) / "embedding/c"
+    swap(folder / str(one), folder / str(other))
+    chunks = [f"teachers/stats.zarr/embedding/c/{shard}/0" for shard in (one, other)]
+    assert [problem.where for problem in found(store)] == chunks
+    teacher = fbank_stats()
+    again = build_teacher(store, teacher, "stats").cache
+    assert [len(batch) for batch in teacher.batches] == [1, 5, 5]
+    for shard, values in enumerate(before):
+        np.testing.assert_array_equal(again.read("embedding", shard), values)
+    assert found(store) == []
+
+
+def test_swapped_arrays_and_teachers(store: Store, fbank_stats: Any) -> None:
+    for name in ("one", "two"):
+        build_teacher(store, fbank_stats(), name)
+    teachers = store.root / "teachers"
+    other = fbank_stats()
+    other.provenance = {"checkpoint_sha256": "2" * 64}
+    build_teacher(store, other, "three")
+    swap(teachers / "one.zarr", teachers / "three.zarr")
+    whats = [(problem.where, problem.what.split("one.zarr ")[-1].split("three.zarr ")[-1]) for problem in found(store)]
+    assert whats == [
+        ("teachers/one.zarr", "is the cache 'three' under another name; give it its name back"),
+        ("teachers/three.zarr", "is the cache 'one' under another name; give it its name back"),
+    ]
+    swap(teachers / "one.zarr", teachers / "three.zarr")
+    assert found(store) == []
+    swap(teachers / "one.zarr/embedding/c", teachers / "one.zarr/logits/c")
+    assert {problem.where.rsplit("/", 2)[0] for problem in found(store)} == {
+        "teachers/one.zarr/embedding/c",
+        "teachers/one.zarr/logits/c",
+    }
+
+
+def test_extra_and_unlisted_teacher_files(store: Store, fbank_stats: Any) -> None:
+    folder = Path(build_teacher(store, fbank_stats(), "stats").cache.path)
+    (folder / "embedding/c/9").mkdir()
+    (folder / "embedding/c/9/0").touch()
+    (problem,) = found(store)
+    assert problem.where == "teachers/stats.zarr/embedding/c/9/0"
+    shutil.rmtree(folder / "embedding/c/9")
+    (folder / CHECKSUM_FILE).unlink()
+    (problem,) = found(store)
+    assert problem.where == "teachers/stats.zarr"
+    assert "SHA256SUMS is missing" in problem.what
+    build_teacher(store, fbank_stats(), "stats")
+    assert found(store) == []
 
 
 def test_unusable_teacher_cache(store: Store) -> None:
     (store.root / "teachers/half.zarr").mkdir(parents=True)
-    (problem,) = verify(store)
-    assert problem.where == "teachers/half.zarr"
-    assert "is not a Zarr v3 group" in problem.what
+    problems = found(store)
+    assert {problem.where for problem in problems} == {"teachers/half.zarr"}
+    assert "is not a Zarr v3 group" in problems[-1].what
 
 
-def test_a_changed_manifest(store_copy: Path) -> None:
-    store = Store(store_copy)
-    labels = pa.array([["bark"]] * len(store.manifest), store.manifest.table.schema.field("labels").type)
-    column = store.manifest.table.schema.get_field_index("labels")
-    table = store.manifest.table.set_column(column, store.manifest.table.schema.field("labels"), labels)
-    replace(store.manifest, table=table).write(store_copy / "manifest.parquet")
-    found = verify(Store(store_copy))
-    assert [str(problem) for problem in found] == [
-        "manifest.parquet: its rows are not those that store.json names by their hash"
+def rewrite_manifest(store: Store, change: Any) -> None:
+    path = store.root / "manifest.parquet"
+    (manifest,) = ManifestFile(pa.BufferReader(path.read_bytes()), "here").manifests()
+    write_manifests([change(manifest)], path)
+
+
+def test_changed_labels(store: Store) -> None:
+    def all_bark(manifest: Manifest) -> Manifest:
+        column = manifest.table.schema.get_field_index("labels")
+        labels = pa.array([["bark"]] * len(manifest), manifest.table.schema.types[column])
+        return replace(manifest, table=manifest.table.set_column(column, manifest.table.schema.field("labels"), labels))
+
+    rewrite_manifest(store, all_bark)
+    assert found(store) == [Problem("manifest.parquet", None, SUMS)]
+    (store.root / CHECKSUM_FILE).unlink()
+    assert found(store)[1:] == [
+        Problem("manifest.parquet", None, "the rows of part 1 are not those that store.json names by their hash")
     ]
+
+
+def test_clips_in_another_order(store: Store) -> None:
+    def reversed_rows(manifest: Manifest) -> Manifest:
+        return replace(manifest, table=manifest.table.take(list(range(22, -1, -1))))
+
+    rewrite_manifest(store, reversed_rows)
+    (store.root / CHECKSUM_FILE).unlink()
+    whats = [problem.what for problem in found(store) if problem.where == SIDECAR]
+    assert whats == ["names other clips than the manifest"]

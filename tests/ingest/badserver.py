@@ -19,7 +19,8 @@ PLAYLIST = b"#EXTM3U\n#EXTINF:10,\n/good/tone.ogg\n"
 class BadServer(ThreadingHTTPServer):
     """Serves `files` by the last part of the path; `asked` is every path that was asked for, `headers` what came along.
 
-    `failures_left` is how many more times /flaky/ fails; `retry_after` goes with /busy/.
+    `failures_left` is how many more times /flaky/ fails; `retry_after` goes with /busy/; /mood/ behaves, for each file,
+    as `moods` says: "status/500", "slow" or, where it says nothing, "good".
     """
 
     daemon_threads = True
@@ -32,6 +33,7 @@ class BadServer(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.failures_left = 0
         self.retry_after: str | None = None
+        self.moods: dict[str, str] = {}
         self.closing = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -59,6 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         behaviour, _, rest = self.path.partition("?")[0][1:].partition("/")
         self.name = unquote(rest.rpartition("/")[2])
+        if behaviour == "mood":
+            behaviour, _, rest = f"{self.server.moods.get(self.name, 'good')}/{rest}".partition("/")
         answer: Callable[[str], None] = getattr(self, f"answer_{behaviour}", self.answer_good)
         answer(rest)
 

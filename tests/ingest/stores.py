@@ -3,7 +3,8 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,18 @@ from manifests.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.from_names(["bark", "purr"])
 OPTIONS = IngestOptions(num_frames=256, clips_per_shard=3, num_workers=0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
 
 
 def write_sound(path: Path, seed: int = 0, duration_s: float = 0.4) -> None:

@@ -4,53 +4,23 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from ingest import cli
-from ingest.layout import read_store_file
 from manifests.clips import Manifest
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs `ingest ARGUMENTS` in this process, in tmp_path."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["ingest", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return Outcome(int(caught.value.code or 0), out, err)
-
-    return call
-
+from tests.ingest.stores import Run, store_of
 
 FAST = ("--workers", 0, "--num-frames", 256, "--clips-per-shard", 5)
 
 
 def test_a_folder_to_a_store_and_its_status(run: Run, corpus: Manifest, store_root: Path, tmp_path: Path) -> None:
     made = run("folder", corpus.root, *FAST)
-    fingerprint = read_store_file(store_root).snapshots[0].fingerprint
+    fingerprint = store_of(store_root).snapshots[0].fingerprint
     assert made.code == 0
-    assert made.out.startswith(f"{Path('data', 'tiny')}: 12 of 12 clips in 3 shards, mean ")
+    assert made.out.startswith(f"{Path('data', 'tiny')}: 12 of 12 clips in 3 shards, snapshot 1, mean ")
     assert made.out.endswith(f", fingerprint {fingerprint[:12]}\n")
     assert made.out.count("\n") == 1
     tar = Path("shards", "tiny-000001.tar")

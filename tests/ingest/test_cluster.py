@@ -1,114 +1,67 @@
-"""Ingests on a cluster of several Ray nodes, of which anything may be killed: always the bytes of one process."""
+"""Joining a cluster: what is wrong with it is one line within seconds; what is sent there and back is small."""
 
-import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
-from ingest.job import IngestOptions, ingest
-from manifests.folder import folder_manifest
-from tests.ingest.raylets import Machines, command_line, is_there, wait_for
-
-# Ray's own: sockets and pipes that it leaves to the garbage collector, and what it deprecates in itself.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-OPTIONS = IngestOptions(num_frames=256, clips_per_shard=5, num_workers=0)
-# All of a file is read for its hash: these take a while, and no place on the disk.
-SLOW_BYTES = 60 << 20
+from ingest import cluster
+from ingest.cluster import start_ray
+from ingest.layout import Part, StoreFile
+from ingest.shards import ShardTask, write_shard
+from ingest.sources import SourceFile
+from manifests.audioset import audioset_vocabulary
+from manifests.clips import Clip
+from manifests.errors import InputError
+from manifests.geometry import FbankSpec, HogSpec
 
 
-def files(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+def test_what_passes_the_driver_is_small(corpus_task: ShardTask) -> None:
+    """A thousand clips of AudioSet go to a worker; reports of all of them, each one failed, come back."""
+    reports = list(write_shard(corpus_task))
+    assert sum(report.num_done for report in reports) == 1000
+    assert sum(len(report.failures) for report in reports) == 1000
+    assert len(pickle.dumps(corpus_task)) < 300_000
+    assert sum(len(pickle.dumps(report)) for report in reports) < 300_000
 
 
-@pytest.fixture(scope="module")
-def machines() -> Iterator[Machines]:
-    machines = Machines()
-    machines.set_number(2)
-    yield machines
-    machines.shutdown()
-
-
-@pytest.fixture(scope="module")
-def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 clips, which are 8 shards."""
-    root = tmp_path_factory.mktemp("cluster") / "sounds"
-    rng = np.random.default_rng(0)
-    for number in range(40):
-        path = root / "abc"[number % 3] / f"{number}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, 0.1 * rng.standard_normal(20_000 + 500 * number), 22_050)
-        if number % 4 == 0:
-            os.truncate(path, SLOW_BYTES)
-    return root
-
-
-@pytest.fixture(scope="module")
-def clean(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of an ingest in one process."""
-    root = tmp_path_factory.mktemp("clean") / "store"
-    ingest(folder_manifest(sounds), root, OPTIONS)
-    return files(root)
-
-
-@contextmanager
-def running(*arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """The real command, started; killed at the end where it still runs."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ingest", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+@pytest.fixture
+def corpus_task(tmp_path: Path) -> ShardTask:
+    clips = tuple(Clip(f"as_{n:011}_000030000", f"{n:011}", 30_000, 40_000, ("/m/09x0r",)) for n in range(1000))
+    store = StoreFile(
+        dataset="audioset",
+        clips_per_shard=1000,
+        seed=0,
+        keep_audio=False,
+        drop_silent=False,
+        fbank=FbankSpec(),
+        hog=HogSpec(),
+        vocabulary=audioset_vocabulary(),
+        versions={},
+        parts=(Part(num_clips_asked=1000, manifest_sha256="0" * 64, wanted_sha256="0" * 64),),
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    sources = tuple(SourceFile("/data/audioset/raw", f"3f0a/{clip.source}.webm", None) for clip in clips)
+    return ShardTask(str(tmp_path), store, 0, "0" * 64, clips, sources)
 
 
-def folder(sounds: Path, store: Path) -> tuple[object, ...]:
-    return "folder", sounds, "--store", store, "--num-frames", 256, "--clips-per-shard", 5
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1 .*refused.*; start one with `ray start --head`"),
+        ("nonsense", "no Ray cluster answers at nonsense .*Invalid address"),
+        ("127.0.0.1:x", "no Ray cluster answers at 127.0.0.1:x .*port"),
+        ("ray://127.0.0.1:10001", "is an address of Ray's dashboard or of Ray Client"),
+    ],
+)
+def test_no_cluster_at_the_address(address: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        start_ray(None, address)
 
 
-def end_well(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "Traceback" not in err
-    return out
-
-
-def test_the_address_in_the_environment(
-    machines: Machines, sounds: Path, clean: dict[str, bytes], tmp_path: Path
-) -> None:
-    with running(*folder(sounds, tmp_path), RAY_ADDRESS=machines.address) as process:
-        wait_for(lambda: machines.holders(tmp_path / "shards") or None)
-        end_well(process)
-    assert files(tmp_path) == clean
-
-
-def test_killed_workers_and_machines(
-    machines: Machines, sounds: Path, clean: dict[str, bytes], tmp_path: Path
-) -> None:
-    with running(*folder(sounds, tmp_path), "--ray-address", machines.address) as process:
-        with machines.stopped_writer(tmp_path) as first:
-            os.kill(first, signal.SIGKILL)
-        with machines.stopped_writer(tmp_path, but=(first,)) as second:
-            machines.kill(machines.node_of(second))
-        end_well(process)
-    assert files(tmp_path) == clean
+def test_something_else_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_LIMIT_S", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"what listens at {address} doesn't answer as a Ray cluster does"):
+            start_ray(None, address)
