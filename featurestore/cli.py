@@ -190,10 +190,8 @@ def _copy(choices: list[Choice], to: str, name: str) -> None:
     print(f"{target}: {snapshot.num_clips} of {snapshot.num_clips_asked} clips in {snapshot.num_shards} shards")
     lost = {cache for choice in choices for cache in choice.store.teachers} - set(Store(target).teachers)
     if lost:
-        print(
-            f"teacher caches left behind: {', '.join(sorted(lost))} (they differ, are not up to date, or are not in every"
-            " store); `featurestore build-teacher` makes them"
-        )
+        why = "they differ, are not up to date, or are not in every store"
+        print(f"teacher caches left behind: {', '.join(sorted(lost))} ({why}); `featurestore build-teacher` makes them")
 
 
 def _print_problems(problems: list[Problem]) -> None:

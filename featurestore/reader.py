@@ -34,8 +34,8 @@ class ShardReader:
         fbank_bytes = int(np.prod(self.fbank_shape)) * FLOAT16_BYTES
         ok = store.ok
         # The padding and headers between a clip's fbank and its HOG, the same for all clips; read and thrown away.
-        gaps = np.unique(self._hog_offset[ok] - self._fbank_offset[ok] - fbank_bytes)
-        if len(gaps) != 1 or gaps[0] < 0:
+        gaps = self._hog_offset[ok] - self._fbank_offset[ok] - fbank_bytes
+        if not len(gaps) or gaps[0] < 0 or (gaps != gaps[0]).any():
             raise InputError(f"{store.location}: fbank and HOG don't lie side by side; run `featurestore verify`")
         self._gap = bytearray(int(gaps[0]))
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ingest.index import last_rows, read_index
+from ingest.index import last_rows, open_table, read_index
 from ingest.layout import MANIFEST_FILE, STORE_FILE, TEACHER_FOLDER, Snapshot, StoreFile, read_store_file
 from ingest.location import Location, open_location
 from ingest.shards import read_sidecar
@@ -38,7 +39,7 @@ class Store:
         self.snapshot: Snapshot = _choose_snapshot(self.location, self.file, snapshot)
         num_rows = self.snapshot.num_rows
         try:
-            content = pa.BufferReader(self.location.read(MANIFEST_FILE))
+            content = open_table(self.location, MANIFEST_FILE)
         except OSError as error:
             raise InputError(
                 f"{self.location}/{MANIFEST_FILE} can't be read ({error.strerror or error}); run the ingest command "
@@ -46,9 +47,10 @@ class Store:
             ) from error
         self._manifest = ManifestFile(content, f"{self.location}/{MANIFEST_FILE}")
         index = read_index(self.location, columns=("key", "ok", "fbank_offset", "hog_offset"))
-        self._index = index.table.slice(0, num_rows).combine_chunks()
+        self._index = index.table.slice(0, num_rows)
         self.shards = index.shards[: self.snapshot.num_shards]
         self._check(num_rows)
+        self._index = self._index.drop_columns(["key"]).combine_chunks()
         self._shard_rows = list(self.file.shard_rows())[: self.snapshot.num_shards]
         self._first_row = np.array([first for _, first, _ in self._shard_rows], np.int64)
         self.ok: NDArray[np.bool_] = self._index["ok"].to_numpy()
@@ -61,12 +63,10 @@ class Store:
             raise InputError(
                 f"{self.location}: {MANIFEST_FILE} and {STORE_FILE} disagree; run the ingest command again"
             )
-        if len(self.shards) != self.snapshot.num_shards or not self._index["key"].equals(self.column("key")):
+        if len(self.shards) != self.snapshot.num_shards or not self._index["key"].equals(pa.chunked_array([self._keys])):
             raise InputError(
                 f"{self.location}: the index and {MANIFEST_FILE} name other clips; run `featurestore verify`"
             )
-        # Millions of names are only wanted a batch at a time: they stay in the manifest's column.
-        self._index = self._index.drop_columns(["key"])
 
     def __len__(self) -> int:
         """Clips in the shards."""
@@ -158,12 +158,14 @@ class Store:
     @cached_property
     def _label_lists(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The labels of row r are positions[starts[r] : starts[r + 1]]."""
-        column = self.column("labels").combine_chunks()
-        starts = np.concatenate([[0], np.cumsum(column.value_lengths().to_numpy(), dtype=np.int64)])
-        names = column.flatten().dictionary_encode()
-        lookup = np.array(self.file.vocabulary.indices(names.dictionary.to_pylist()), np.int64)
-        positions = lookup[names.indices.to_numpy()] if len(names) else np.zeros(0, np.int64)
-        return starts, positions
+        counts, positions = [], []
+        for lists in self._manifest.labels():
+            names = lists.flatten()
+            lookup = np.array(self.file.vocabulary.indices(names.dictionary.to_pylist()), np.int64)
+            counts.append(lists.value_lengths().to_numpy())
+            positions.append(lookup[names.indices.to_numpy()])
+        starts = np.concatenate([[0], np.cumsum(np.concatenate(counts), dtype=np.int64)])
+        return starts[: len(self.ok) + 1], np.concatenate(positions)
 
     @property
     def is_multi_label(self) -> bool:
@@ -175,7 +177,7 @@ class Store:
         """Rows of the clips of a split and fold (None: of all); with `asked` those that failed as well, once each."""
         chosen = self._asked if asked else self.ok.copy()
         if split is not None:
-            chosen &= self.column("split").fill_null("").to_numpy() == split
+            chosen &= pc.equal(self.column("split"), split).fill_null(False).to_numpy()
         if fold is not None:
             chosen &= self.column("fold").fill_null(-1).to_numpy() == fold
         return np.flatnonzero(chosen)

@@ -266,12 +266,15 @@ def _check_recipe(location: Location, store: StoreFile, new: StoreFile, append: 
 def _parts(location: Location, store: StoreFile, wanted: Manifest) -> list[Manifest]:
     try:
         return read_parts(location, store)
-    except InputError:
+    except InputError as error:
         if [part.manifest_sha256 for part in store.parts] == [wanted.sha256]:
             with location.writing(MANIFEST_FILE) as path:
                 write_manifests([wanted], path)
             return [wanted]
-        raise
+        raise InputError(
+            f"{location}/{MANIFEST_FILE} is missing or not this store's; it can only be made from the lists: delete "
+            f"{STORE_FILE}, and run the store's ingest commands again in their order; shards that are whole are kept"
+        ) from error
 
 
 def _move_sources(book: Book, wanted: Manifest) -> None:

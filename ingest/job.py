@@ -9,8 +9,11 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from ingest.book import Book, open_book
 from ingest.executor import Executor, in_process, on_ray
+from ingest.failures import Tally
 from ingest.fetching import Fetcher, FetchOptions, remove_scratch
 from ingest.layout import SHARD_FOLDER, STORE_FILE, Part, StoreFile, read_store_file
 from ingest.ledger import TRANSIENT, LedgerRow
@@ -28,8 +31,6 @@ from manifests.geometry import FbankSpec, HogSpec
 DEFAULT_CLIPS_PER_SHARD = 1000
 # A small corpus is cut finer, so that it still keeps several workers busy.
 MIN_SHARDS, MIN_CLIPS_PER_SHARD = 16, 50
-# Before so many clips the share of failures says little, and a run isn't stopped for it.
-MIN_CLIPS_FOR_FAILURE_SHARE = 50
 # Libraries whose version can change the features.
 RECORDED_LIBRARIES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "av")
 
@@ -151,26 +152,21 @@ class _Run:
         manifest = self.book.parts[self.book.part_of(shards[0])]
         # Clips that are tried again may all fail once more, and those of published shards have failed for good.
         is_limited = not (self.book.is_retrying or self.book.is_published(shards[0]))
-        max_failures = self.options.max_failures if is_limited else 1.0
+        tally = Tally(self.options.max_failures if is_limited else 1.0)
         sources = open_sources(manifest.sources)
         work = Work(shards, lambda shard: self._task(shard, sources), self._recordings)
         total = sum(len(self.book.clips(shard)) for shard in shards)
-        failures: list[LedgerRow] = []
-        num_done = 0
         with (
             self._fetcher(manifest, shards) as fetcher,
             self._executor() as executor,
             ProgressDisplay("clips", total) as display,
         ):
             for report in run_pipeline(work, executor, fetcher):
-                failures.extend(report.failures if report else ())
-                note = f"{len(failures)} failed" + (f", {fetcher.note}" if fetcher else "")
+                if report is not None:
+                    tally.add(report.num_done, report.failures)
+                note = f"{tally.num_failed} failed" + (f", {fetcher.note}" if fetcher else "")
                 display.advance(report.num_done if report else 0, note)
-                if fetcher is not None:
-                    _check_fetches(fetcher, max_failures)
-                num_done += report.num_done if report else 0
-                if num_done >= MIN_CLIPS_FOR_FAILURE_SHARE and len(failures) > max_failures * num_done:
-                    raise _too_many_failures(failures, num_done, max_failures)
+                tally.check_on_the_way(fetcher)
 
     def _executor(self) -> AbstractContextManager[Executor]:
         options = self.options
@@ -229,20 +225,19 @@ class _Run:
         return not (reasons if self.options.retry_failed else reasons & TRANSIENT)
 
     def _check_failures(self, first_shard: int) -> None:
-        """Refuses to publish shards with more failures than the user allows."""
-        rows = [
-            LedgerRow(**row)
-            for shard in range(first_shard, self.book.store.num_shards)
-            for row in self.book.required_sidecar(shard).ledger.to_pylist()
-        ]
-        failures = [row for row in rows if not row.ok]
-        if rows and len(failures) == len(rows):
-            raise InputError(
-                f"not one of {len(failures)} clips could be had: for instance {failures[0].key}: {failures[0].reason}, "
-                f"{failures[0].detail}. Mend the source and run again with --retry-failed"
-            )
-        if len(failures) > self.options.max_failures * len(rows):
-            raise _too_many_failures(failures, len(rows), self.options.max_failures)
+        """Refuses to publish shards with more failures than the user allows; an append without any clip is undone."""
+        tally = Tally(self.options.max_failures)
+        for shard in range(first_shard, self.book.store.num_shards):
+            ledger = self.book.required_sidecar(shard).ledger
+            failed = ledger.filter(pc.invert(ledger["ok"])).select(["key", "ok", "reason", "detail"])
+            tally.add(ledger.num_rows, (LedgerRow(**row) for row in failed.to_pylist()))
+        try:
+            tally.check_any()
+        except InputError:
+            if first_shard:
+                self.book.drop_last_part()
+            raise
+        tally.check()
 
     def _retry(self, num_rows: int) -> None:
         """Clips that failed in earlier runs, and can be had now, become a part of their own."""
@@ -275,24 +270,3 @@ class _Run:
                         display.advance(0, fetcher.note)
         sources = open_sources(self.wanted.sources)
         return [clip for clip in clips if isinstance(find_source(sources, clip), SourceFile)]
-
-
-def _check_fetches(fetcher: Fetcher, max_failures: float) -> None:
-    """Stops before a whole shard's recordings were asked for in vain, when the network is gone, say."""
-    num_done = fetcher.num_fetched + fetcher.num_failed
-    if num_done >= MIN_CLIPS_FOR_FAILURE_SHARE and fetcher.num_failed > max_failures * num_done:
-        raise InputError(
-            f"stopped: {fetcher.num_failed} of {num_done} downloads failed, more than --max-failures {max_failures:g} "
-            f"allows (the last one: {fetcher.last_failure}). What was fetched is kept: see `ingest doctor`, and run "
-            "the same command again, or allow more"
-        )
-
-
-def _too_many_failures(failures: list[LedgerRow], num_done: int, max_failures: float) -> InputError:
-    counts = Counter(row.reason for row in failures)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    return InputError(
-        f"stopped: {len(failures)} of {num_done} clips failed, more than --max-failures {max_failures:g} allows "
-        f"({reasons}; for instance {failures[0].key}: {failures[0].detail}). Mend the source and run again with "
-        "--retry-failed, or allow more"
-    )

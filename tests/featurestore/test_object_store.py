@@ -1,4 +1,4 @@
-"""A store in an object store, over HTTP to moto on loopback: the same bytes, batches, checks and caches as in a folder."""
+"""A store in an object store, by HTTP to moto on loopback: bytes, batches, checks and caches are those of a folder."""
 
 import shutil
 from pathlib import Path

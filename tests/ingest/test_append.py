@@ -237,6 +237,15 @@ def test_an_append_that_fails_too_often_is_not_published(copy: Path, tmp_path: P
     assert_sums(copy)
 
 
+def test_an_append_of_which_nothing_comes_is_undone(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "sounds").mkdir()
+    bad = files_of(tmp_path / "sounds", [], bad=["b1", "b2"])
+    text = error_of(bad, copy)  # and the store is as it was
+    assert "not one of 2 clips could be had: for instance b" in text
+    write_sound(tmp_path / "sounds" / "b1.wav")
+    assert [snapshot.num_clips for snapshot in ingest(bad, copy, APPEND).snapshots] == [7, 8]
+
+
 @pytest.mark.parametrize(
     ("num_first", "num_second", "given", "rows"),
     [

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from manifests.clips import Manifest
-from tests.ingest.stores import Run, store_of
+from tests.ingest.stores import Run, store_of, write_sound
 
 FAST = ("--workers", 0, "--num-frames", 256, "--clips-per-shard", 5)
 
@@ -30,7 +30,8 @@ def test_a_folder_to_a_store_and_its_status(run: Run, corpus: Manifest, store_ro
     assert "tiny: 3 of 3 shards, finished" in status.out
     assert "clips: 12 in shards, 0 failed, 12 asked for" in status.out
     assert status.out.count("100.0%") == 3
-    assert status.err == ""
+    assert status.err.count("\n") == 1
+    assert "3/3 shards" in status.err
 
 
 def test_failures_are_counted_and_listed(run: Run, tmp_path: Path) -> None:
@@ -57,6 +58,42 @@ def test_status_of_an_unfinished_store(run: Run, store_root: Path, tmp_path: Pat
     assert status.code == 0
     assert "tiny: 2 of 3 shards, not finished: run the ingest command again to go on" in status.out
     assert "clips: 10 in shards, 0 failed, 12 asked for" in status.out
+
+
+def test_a_second_folder_is_appended(run: Run, tmp_path: Path) -> None:
+    for name in ("one/c/x/a", "two/c/x/b"):
+        write_sound(tmp_path / f"{name}.wav", seed=len(name))
+    assert run("folder", "one/c", "--store", "s", *FAST).code == 0
+    refused = run("folder", "two/c", "--store", "s", *FAST)
+    assert refused.code == 2
+    assert "differs in the list of clips" in refused.err
+    grown = run("folder", "two/c", "--store", "s", *FAST, "--append")
+    assert grown.out.startswith("s: 2 of 2 clips in 2 shards, snapshot 2, mean ")
+    status = run("status", "s")
+    assert "c: 2 of 2 shards, finished" in status.out
+    assert "clips: 2 in shards, 0 failed, 2 asked for" in status.out
+
+
+def test_what_failed_is_tried_again_and_counts_once(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_sound(tmp_path / "c" / "x" / f"{name}.wav")
+    (tmp_path / "c" / "x" / "b.wav").write_text("no audio")
+    run("folder", "c", "--store", "s", *FAST)
+    write_sound(tmp_path / "c" / "x" / "b.wav", seed=1)
+    again = run("folder", "c", "--store", "s", *FAST, "--retry-failed")
+    assert again.out.startswith("s: 2 of 2 clips in 2 shards, snapshot 2, mean ")
+    assert again.out.count("\n") == 1
+    assert "clips: 2 in shards, 0 failed, 2 asked for" in run("status", "s").out
+
+
+def test_silence_is_kept_unless_the_user_says_otherwise(run: Run, tmp_path: Path) -> None:
+    write_sound(tmp_path / "c" / "x" / "a.wav")
+    soundfile.write(tmp_path / "c" / "x" / "b.wav", np.zeros(9000), 16_000)
+    assert run("folder", "c", "--store", "s", *FAST).out.startswith("s: 2 of 2 clips")
+    refused = run("folder", "c", "--store", "s", *FAST, "--drop-silent")
+    assert "differs in drop_silent" in refused.err
+    assert run("folder", "c", "--store", "t", *FAST, "--drop-silent").out.startswith("t: 1 of 2 clips")
+    assert "silent" in run("status", "t").out
 
 
 def test_segments(run: Run, tmp_path: Path) -> None:

@@ -62,8 +62,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
-def ingested(home: Path, label_column: str, label_of: Callable[[int], str], num_clips: int, **options: Any) -> Store:
-    """A store of tones in noise, a fourth of them in the split "test", in folds 1 to 3; clip07 is an empty file."""
+def ingested(
+    home: Path,
+    label_column: str,
+    label_of: Callable[[int], str],
+    num_clips: int,
+    *,
+    to: Path | None = None,
+    **options: Any,
+) -> Store:
+    """A store of tones in noise, a fourth of them in the split "test", in folds 1 to 3; clip07 is an empty file.
+
+    `to`: a store that is there already, and to which those that it lacks are appended.
+    """
     corpus = home / "corpus"
     corpus.mkdir()
     rows = []
@@ -80,8 +91,9 @@ def ingested(home: Path, label_column: str, label_of: Callable[[int], str], num_
     with (corpus / "clips.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", label_column, "split", "fold"), *rows])
     manifest = folder_manifest(corpus, FolderOptions(dataset="tiny", labels_csv=corpus / "clips.csv", **options))
-    ingest(manifest, home / "store", IngestOptions(num_frames=256, clips_per_shard=5, num_workers=0))
-    return Store(home / "store")
+    ingest_options = IngestOptions(num_frames=256, clips_per_shard=5, num_workers=0, append=to is not None)
+    ingest(manifest, to or home / "store", ingest_options)
+    return Store(to or home / "store")
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +114,16 @@ def multi_label_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def unlabelled_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """6 clips without labels; for reading only."""
     return ingested(tmp_path_factory.mktemp("unlabelled"), "label", lambda _: "", 6, labels="none")
+
+
+@pytest.fixture
+def growing_store(tmp_path: Path) -> tuple[Store, Callable[[], Store]]:
+    """A store of 13 clips, and what makes it grow to those of `store`."""
+    homes = tmp_path / "first", tmp_path / "second"
+    for home in homes:
+        home.mkdir()
+    first = ingested(homes[0], "label", lambda number: LABELS[number % 3], 14)
+    return first, lambda: ingested(homes[1], "label", lambda number: LABELS[number % 3], NUM_CLIPS, to=first.root)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from torch import Tensor
 
 from featurestore.build import build_teacher
@@ -206,18 +207,18 @@ def test_interrupted_while_the_own_teacher_speaks(
 def test_killed_while_the_own_cache_is_made(
     clean: CleanRun, own_store: Store, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cache is made aside and renamed: what a kill leaves there doesn't stand in the way."""
+    """A cache that was not made to its end is made anew."""
     run = Path(shutil.copytree(clean.folder, tmp_path / "run"))
     shutil.rmtree(run / "iter2")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", interrupt)
+        patch.setattr(zarr.Group, "create_array", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(own_store, config, run, 2)
     train(own_store, config, run, 2)
     assert same(load_checkpoint(run / STAGES[-1] / "last.pt").network, clean.weights(STAGES[-1]))
 
 
-def interrupt(*_: Any) -> None:
+def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
