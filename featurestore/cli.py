@@ -2,12 +2,13 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from featurestore.build import build_teacher
 from featurestore.copying import Choice, copy_clips
@@ -26,7 +27,19 @@ from ingest.location import open_location
 from manifests.console import run
 from manifests.errors import InputError
 
+
+class _Commands(TyperGroup):
+    """What goes wrong with the place where a store lies is one line, as a user's mistake is."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            raise InputError(str(error)) from error
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Look into a store, check it, cache teachers' embeddings.\n\nExample: featurestore info",
     no_args_is_help=True,
     add_completion=True,

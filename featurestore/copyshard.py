@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featurestore.store import Store
 from ingest.book import Book
 from ingest.ledger import LedgerRow
-from ingest.shards import commit_sidecar
+from ingest.sidecar import commit_sidecar
 from ingest.tarwriter import TarWriter
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary

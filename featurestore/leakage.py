@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.store import Store
-from ingest.shards import read_sidecar
+from ingest.sidecar import read_sidecar
 from manifests.errors import InputError
 
 Kind = Literal["recording", "audio", "file"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ingest.index import last_rows, open_table, read_index
 from ingest.layout import MANIFEST_FILE, STORE_FILE, TEACHER_FOLDER, Snapshot, StoreFile, read_store_file
 from ingest.location import Location, open_location
-from ingest.shards import read_sidecar
+from ingest.sidecar import read_sidecar
 from ingest.sources import ClipSources, open_sources
 from manifests.clips import Clip, Sources
 from manifests.errors import InputError
@@ -63,7 +63,8 @@ class Store:
             raise InputError(
                 f"{self.location}: {MANIFEST_FILE} and {STORE_FILE} disagree; run the ingest command again"
             )
-        if len(self.shards) != self.snapshot.num_shards or not self._index["key"].equals(pa.chunked_array([self._keys])):
+        same_clips = self._index["key"].equals(pa.chunked_array([self._keys]))
+        if len(self.shards) != self.snapshot.num_shards or not same_clips:
             raise InputError(
                 f"{self.location}: the index and {MANIFEST_FILE} name other clips; run `featurestore verify`"
             )
@@ -156,12 +157,12 @@ class Store:
         return labels
 
     @cached_property
-    def _label_lists(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _label_lists(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The labels of row r are positions[starts[r] : starts[r + 1]]."""
         counts, positions = [], []
         for lists in self._manifest.labels():
             names = lists.flatten()
-            lookup = np.array(self.file.vocabulary.indices(names.dictionary.to_pylist()), np.int64)
+            lookup = np.array(self.file.vocabulary.indices(names.dictionary.to_pylist()), np.int32)
             counts.append(lists.value_lengths().to_numpy())
             positions.append(lookup[names.indices.to_numpy()])
         starts = np.concatenate([[0], np.cumsum(np.concatenate(counts), dtype=np.int64)])

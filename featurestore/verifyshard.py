@@ -16,7 +16,7 @@ from ingest.index import COLUMNS, ShardEntry
 from ingest.layout import StoreFile
 from ingest.ledger import LedgerRow
 from ingest.location import Location
-from ingest.shards import Sidecar, read_sidecar
+from ingest.sidecar import Sidecar, read_sidecar
 from manifests.errors import InputError
 
 

@@ -31,7 +31,7 @@ from ingest.layout import (
 )
 from ingest.ledger import LedgerRow
 from ingest.location import Location
-from ingest.shards import Sidecar, read_sidecar
+from ingest.sidecar import Sidecar, read_sidecar
 from manifests.clips import Clip, Manifest, make_manifest
 from manifests.errors import InputError
 from manifests.parts import ManifestFile, write_manifests

@@ -23,7 +23,7 @@ from ingest.layout import (
     store_text,
 )
 from ingest.location import Location
-from ingest.shards import Sidecar
+from ingest.sidecar import Sidecar
 from manifests.errors import InputError, first_line
 
 # The ledgers' columns that opening a store takes; the others stay in the sidecars.

@@ -41,7 +41,7 @@ class IngestOptions:
 
     `num_workers`: 0 in this process, None one a core (or all of a cluster's); `ray_address`: a running Ray cluster;
     `max_failures`: a share of the clips; `append`: add clips that the store was never asked for; `fetch`: how
-    recordings come into the raw cache, for manifests that need one.
+    recordings come into the raw cache, for manifests that need one (None: not at all).
     """
 
     num_frames: int = 1024
@@ -53,7 +53,7 @@ class IngestOptions:
     max_failures: float = 0.5
     retry_failed: bool = False
     append: bool = False
-    fetch: FetchOptions = field(default_factory=FetchOptions)
+    fetch: FetchOptions | None = field(default_factory=FetchOptions)
 
 
 def default_clips_per_shard(num_clips: int) -> int:
@@ -92,8 +92,11 @@ def ingest(
 
 
 def rebuild(book: Book, shards: Sequence[int], num_workers: int | None) -> None:
-    """Makes published shards anew, to the same bytes; the caller holds the store's lock. Raises InputError."""
-    _Run(book, book.parts[0], IngestOptions(num_workers=num_workers, max_failures=1.0)).make(shards)
+    """Makes published shards anew, to the same bytes; the caller holds the store's lock. Raises InputError.
+
+    Nothing is downloaded: who repairs a store didn't ask for that, and nobody says here from where.
+    """
+    _Run(book, book.parts[0], IngestOptions(num_workers=num_workers, max_failures=1.0, fetch=None)).make(shards)
 
 
 def _new_store(
@@ -170,14 +173,15 @@ class _Run:
 
     def _executor(self) -> AbstractContextManager[Executor]:
         options = self.options
+        num_downloads = 1 if options.fetch is None else options.fetch.num_parallel
         if options.num_workers == 0:
-            return in_process(options.fetch.num_parallel)
-        return on_ray(options.num_workers, options.ray_address, options.fetch.num_parallel)
+            return in_process(num_downloads)
+        return on_ray(options.num_workers, options.ray_address, num_downloads)
 
     @contextmanager
     def _fetcher(self, manifest: Manifest, shards: Sequence[int]) -> Iterator[Fetcher | None]:
         """The one fetcher of the manifest's raw cache, as long as the context lasts; None where there is no such."""
-        if manifest.sources.kind != "raw_cache":
+        if manifest.sources.kind != "raw_cache" or self.options.fetch is None:
             yield None
             return
         raw = open_location(manifest.sources.address)

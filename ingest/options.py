@@ -116,6 +116,8 @@ def _listed(
 ) -> Listed:
     if cookies is not None and not cookies.is_file():
         raise InputError(f"--cookies {cookies}: no such file; export one from your browser, or leave it out")
+    if no_raw and raw is not None:
+        raise InputError("--no-raw would drop downloads that others may keep in --raw; give one of the two")
     fetch = FetchOptions(
         source=source,
         rate_per_hour=rate,

@@ -1,24 +1,23 @@
-"""A shard: a plain WebDataset tar and the sidecar Parquet that is its index, ledger and commit."""
+"""Makes shards: plain WebDataset tars, each with the sidecar that is its index, ledger and commit."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ingest.featurise import CLIPPING_PEAK, SILENCE_PEAK, Features, featurise
 from ingest.layout import StoreFile
-from ingest.ledger import SCHEMA, ClipError, LedgerRow
+from ingest.ledger import ClipError, LedgerRow
 from ingest.location import Location, open_location
+from ingest.sidecar import commit_sidecar, read_sidecar
 from ingest.sources import SourceFile, Unavailable, local_source
 from ingest.tarwriter import TarWriter
-from manifests.clips import Clip, write_parquet
-from manifests.errors import InputError, first_line
+from manifests.clips import Clip
+from manifests.errors import InputError
 
 # A worker tells how far it is every so many clips.
 CLIPS_PER_REPORT = 10
@@ -49,16 +48,6 @@ class ShardProgress:
     shard: int
     num_done: int
     failures: tuple[LedgerRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sidecar:
-    """A committed shard: its tar's sha256 and size, what it was made by, and its ledger."""
-
-    tar_sha256: str
-    tar_size: int
-    recipe_sha256: str
-    ledger: pa.Table
 
 
 def write_shard(task: ShardTask) -> Iterator[ShardProgress]:
@@ -92,25 +81,6 @@ def write_shard(task: ShardTask) -> Iterator[ShardProgress]:
             location.delete(sidecar_name)
     commit_sidecar(location, sidecar_name, rows, writer, task.recipe_sha256)
     yield _progress(task, rows[reported:])
-
-
-def read_sidecar(location: Location, name: str) -> Sidecar | None:
-    """The sidecar of that name, None where there is none. Raises InputError for a damaged one."""
-    try:
-        content = location.read(name)
-    except FileNotFoundError:
-        return None
-    try:
-        table = pq.read_table(pa.BufferReader(content))
-        about = json.loads(table.schema.metadata[b"shard"])
-        ledger = table.replace_schema_metadata(None).cast(SCHEMA)
-        ledger.validate(full=True)
-        return Sidecar(about["tar_sha256"], about["tar_size"], about["recipe_sha256"], ledger)
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{location}/{name} is damaged ({first_line(error)}); run `featurestore repair`, or delete it and run the "
-            "ingest command again"
-        ) from error
 
 
 def _clips_in_shard(task: ShardTask, location: Location) -> set[str]:
@@ -150,15 +120,6 @@ def _other_bytes(task: ShardTask, location: Location) -> InputError:
         f"source has changed, or a library has ({', '.join(changed) or 'the versions are the same'}); the shard stays "
         "as it is. Restore the sources, or ingest into another store"
     )
-
-
-def commit_sidecar(location: Location, name: str, rows: list[LedgerRow], writer: TarWriter, recipe_sha256: str) -> None:
-    """Writes the sidecar of the tar that `writer` wrote: from then on the shard exists."""
-    about = {"tar_sha256": writer.sha256, "tar_size": writer.size, "recipe_sha256": recipe_sha256}
-    schema = SCHEMA.with_metadata({"shard": json.dumps(about)})
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
-    with location.writing(name) as temporary:
-        write_parquet(table, temporary)
 
 
 def _progress(task: ShardTask, rows: list[LedgerRow]) -> ShardProgress:

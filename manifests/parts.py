@@ -38,8 +38,6 @@ class ManifestFile:
         self._where = where
         try:
             self._file = pq.ParquetFile(file)
-            # Few labels stand in many rows: as dictionaries they are read ten times as fast.
-            self._labels_file = pq.ParquetFile(file, metadata=self._file.metadata, read_dictionary=[_LABELS_PATH])
             about = json.loads(self._file.schema_arrow.metadata[b"manifest"])
             self.dataset: str = about["dataset"]
             self.seed: int = about["seed"]
@@ -50,6 +48,8 @@ class ManifestFile:
                 raise ValueError("its columns are others")
             if sum(self.part_sizes) != len(self):
                 raise ValueError(f"it has {len(self)} rows and names {sum(self.part_sizes)}")
+            # Few labels stand in many rows: as dictionaries they are read ten times as fast.
+            self._labels_file = pq.ParquetFile(file, metadata=self._file.metadata, read_dictionary=[_LABELS_PATH])
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
             raise self._damaged(error) from error
 

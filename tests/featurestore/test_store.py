@@ -1,6 +1,8 @@
 """An open store: its rows, labels and keys, and what is said when it can't be opened."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,27 @@ def test_several_labels_and_none(make_store: MakeStore) -> None:
     expected = {"clip00": [1, 0, 1], "clip01": [0, 0, 0], "clip02": [0, 1, 0], "clip03": [1, 1, 1]}
     assert labels.tolist() == [expected[key] for key in store.keys(np.array(rows))]
     assert store.is_multi_label
+
+
+def test_labels_in_several_pieces(grown_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of millions of clips are read; each piece numbers the labels in its own way."""
+    monkeypatch.setattr("manifests.parts._ROWS_A_PIECE", 5)
+    for snapshot in (1, 3):
+        store = Store(grown_store.root, snapshot)
+        rows = list(range(len(store.ok)))[::-1]
+        assert store.labels(np.array(rows)).tolist() == slow_labels(store, rows)
+
+
+def test_reading_needs_no_torch(finished_store: Store) -> None:
+    """Which takes five seconds and half a gigabyte to import."""
+    script = (
+        "import sys; from featurestore.loader import sequential_batches; from featurestore.store import Store; "
+        "store = Store(sys.argv[1]); batches = sequential_batches(store, store.rows(), 4); "
+        "print(sum(len(batch.keys) for batch in batches)); "
+        "sys.exit('torch' in sys.modules or 'av' in sys.modules or 'ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(finished_store.root)], capture_output=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, b"22\n"), done.stderr
 
 
 def test_no_labels_at_all(make_store: MakeStore) -> None:

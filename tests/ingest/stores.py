@@ -14,7 +14,7 @@ from ingest.index import Index, read_index
 from ingest.job import IngestOptions
 from ingest.layout import Snapshot, StoreFile, read_store_file
 from ingest.location import LocalFolder
-from ingest.shards import Sidecar, read_sidecar
+from ingest.sidecar import Sidecar, read_sidecar
 from manifests.clips import Clip, Manifest, make_manifest
 from manifests.parts import ManifestFile
 from manifests.vocabulary import Vocabulary

@@ -153,7 +153,7 @@ def test_either_command_makes_what_is_gone(
 
 
 def test_each_part_is_made_from_its_own_sources(copy: Path, sounds: Path, train: Manifest, tmp_path: Path) -> None:
-    held_out = files_of(tmp_path / "elsewhere", EVAL, split="eval")
+    held_out = files_of(tmp_path / "elsewhere", [f"far{i}" for i in range(4)])
     ingest(held_out, copy, APPEND)
     before = contents(copy)
     assert [part.root for part in parts_of(copy)] == [sounds, tmp_path / "elsewhere"]

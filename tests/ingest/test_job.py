@@ -16,7 +16,7 @@ import soundfile
 from ingest.job import IngestOptions, default_clips_per_shard, ingest
 from ingest.layout import StoreFile, read_store_file
 from ingest.location import LocalFolder
-from ingest.shards import read_sidecar
+from ingest.sidecar import read_sidecar
 from manifests.clips import Manifest, make_manifest
 from manifests.errors import InputError
 from manifests.folder import FolderOptions, folder_manifest

@@ -48,7 +48,7 @@ def test_every_option_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     listed = (
         "--source http://h/{id} --metadata m --skip-bad-rows --limit 5 --subset paper20k --keys k --rate inf "
-        "--downloads 4 --time-limit 9 --cookies cookies.txt --raw r --no-raw"
+        "--downloads 4 --time-limit 9 --cookies cookies.txt --raw r"
     )
     call = called(["n", "--own", "1", *common.split(), *listed.split()])
     assert call["own"] == 1
@@ -69,8 +69,12 @@ def test_every_option_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         selection=Selection(keys_file=Path("k"), subset="paper20k", limit=5),
         source="http://h/{id}",
         raw="r",
-        fetch=FetchOptions("http://h/{id}", math.inf, 4, 9.0, (tmp_path / "cookies.txt").resolve(), keep_raw=False),
+        fetch=FetchOptions("http://h/{id}", math.inf, 4, 9.0, (tmp_path / "cookies.txt").resolve()),
     )
+
+
+def test_downloads_may_be_dropped() -> None:
+    assert called(["n", "--no-raw"])["listed"].fetch == FetchOptions(keep_raw=False)
 
 
 def test_a_command_s_own_defaults() -> None:
@@ -93,6 +97,7 @@ def test_ray_s_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyP
     [
         ("--num-frames 300", "--num-frames 300 is not possible; give 1024, 512 or 256"),
         ("--subset as30k", "--subset 'as30k' is not known; give as20k or paper20k"),
+        ("--raw r --no-raw", "--no-raw would drop downloads that others may keep in --raw; give one of the two"),
         ("--cookies none", "--cookies none: no such file; export one from your browser, or leave it out"),
     ],
 )

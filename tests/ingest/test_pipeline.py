@@ -12,10 +12,15 @@ from typing import Any
 
 import pytest
 
+from ingest.book import Book, read_parts
+from ingest.index import read_index
+from ingest.job import rebuild
+from ingest.layout import read_store_file
 from ingest.location import LocalFolder
 from ingest.rawcache import RawCache
 from ingest.throttle import Backoff, BlockGuard
 from manifests.audioset import audioset_vocabulary
+from manifests.errors import InputError
 from tests.ingest.audio_writers import Track, mux, sound
 from tests.ingest.badserver import BadServer
 from tests.ingest.stores import Outcome, Run, assert_sums, contents, outcomes, parts_of, sidecar_of, store_of, times
@@ -178,6 +183,12 @@ def test_a_block_pauses_and_goes_on(ingest: Ingest, tmp_path: Path, monkeypatch:
     assert store_of(tmp_path / "s").snapshots[0].num_clips == 4
 
 
+def rebuild_all(location: LocalFolder) -> None:
+    store = read_store_file(location)
+    book = Book(location, store, read_parts(location, store), read_index(location))
+    rebuild(book, range(store.num_shards), num_workers=0)
+
+
 def test_downloads_that_aren_t_kept(ingest: Ingest, tmp_path: Path) -> None:
     ingest("--store", "kept")
     ingest("--store", "s", "--no-raw")
@@ -189,6 +200,9 @@ def test_downloads_that_aren_t_kept(ingest: Ingest, tmp_path: Path) -> None:
     tar = next(path for path in (root / "shards").glob("*.tar") if f"as_{WITH_Y}".encode() in path.read_bytes())
     whole = tar.read_bytes()
     tar.unlink()
+    # A repair asks no server: what was dropped is said to be.
+    with pytest.raises(InputError, match=r"its download was not kept \(--no-raw\)"):
+        rebuild_all(LocalFolder(root))
     ingest("--store", "s", "--no-raw")
     assert WITH_Y in ingest.asked
     assert GONE not in ingest.asked

@@ -22,7 +22,8 @@ from ingest.job import IngestOptions, ingest
 from ingest.layout import Part, StoreFile, read_store_file
 from ingest.ledger import SCHEMA, LedgerRow, Reason
 from ingest.location import LocalFolder
-from ingest.shards import ShardTask, Sidecar, read_sidecar, write_shard
+from ingest.shards import ShardTask, write_shard
+from ingest.sidecar import Sidecar, read_sidecar
 from ingest.sources import SourceFile, Unavailable
 from ingest.window import read_window
 from manifests.clips import Clip, Manifest, make_manifest
