@@ -355,26 +355,6 @@ def test_no_server(
         assert time.monotonic() - started < 10
 
 
-@pytest.mark.parametrize("path", [".tar", ".parquet"])
-def test_a_store_of_which_a_part_is_denied(
-    corpus: Path,
-    local: Path,
-    flaky_s3: tuple[str, FlakyProxy],
-    run: Command,
-    put: Put,
-    tmp_path: Path,
-    path: str,
-) -> None:
-    """Nothing is taken for damaged that can't be read."""
-    address, proxy = flaky_s3
-    put(f"{address}/store", local)
-    (local_copy := tmp_path / "local").symlink_to(local)
-    proxy.inject(Fault.DENIED, path=path)
-    for command in commands(corpus, local_copy, f"{address}/store", tmp_path)[1:]:
-        done = run(*command)
-        print(command, done)
-
-
 def test_a_raw_cache_beside_the_store(corpus: Path, s3: str, run: Command, objects: Objects, tmp_path: Path) -> None:
     ids = [f"-{number}abcdefgh_" for number in range(4)]
     sounds = {f"{name}.wav": (corpus / f"s{number}.wav").read_bytes() for number, name in enumerate(ids[:3])}

@@ -95,19 +95,23 @@ class GrowingStore:
     Shards of 5, 5, 2 | 5, 5, 1 | 1 clips; a snapshot each.
     """
 
-    def __init__(self, home: Path) -> None:
-        self.corpus = write_corpus(home / "corpus", [LABELS[number % 3] for number in range(NUM_CLIPS)])
+    def __init__(self, home: Path, num_clips: int = NUM_CLIPS, clips_per_shard: int = CLIPS_PER_SHARD) -> None:
+        self.corpus = write_corpus(home / "corpus", [LABELS[number % 3] for number in range(num_clips)])
         self.root = home / "tiny"
+        self._clips_per_shard = clips_per_shard
+
+    def _ingest(self, labels_csv: str = "clips.csv", **options: Any) -> Store:
+        return ingest_corpus(self.corpus, self.root, labels_csv, clips_per_shard=self._clips_per_shard, **options)
 
     def ingest_first(self) -> Store:
-        return ingest_corpus(self.corpus, self.root, "first.csv")
+        return self._ingest("first.csv")
 
     def append(self) -> Store:
-        return ingest_corpus(self.corpus, self.root, append=True)
+        return self._ingest(append=True)
 
     def mend_clip07(self) -> Store:
         write_sound(self.corpus / f"{EMPTY_CLIP}.wav", 7)
-        return ingest_corpus(self.corpus, self.root, append=True, retry_failed=True)
+        return self._ingest(append=True, retry_failed=True)
 
 
 @pytest.fixture
@@ -124,6 +128,14 @@ def grown_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     shutil.copytree(growing.root, growing.root.parent / "first")
     growing.append()
     return growing.mend_clip07()
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """5 clips and 4 more, of which clip07 failed, in shards of 3, 2 | 3, 1: the least that has all there is."""
+    growing = GrowingStore(tmp_path_factory.mktemp("small"), 9, 3)
+    growing.ingest_first()
+    return growing.append()
 
 
 @pytest.fixture

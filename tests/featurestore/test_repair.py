@@ -26,8 +26,14 @@ Damage = Callable[[Path], None]
 
 
 @pytest.fixture
+def root(grown_copy: Path) -> Path:
+    """A grown store to be damaged; its sources are others' too."""
+    return grown_copy
+
+
+@pytest.fixture
 def grown(growing: Any) -> Any:
-    """A grown store with its sources, to be damaged."""
+    """A grown store and its sources, to be damaged."""
     growing.ingest_first()
     growing.append()
     growing.mend_clip07()
@@ -108,8 +114,7 @@ DAMAGES: dict[str, tuple[Damage, list[int]]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_same_bytes_again(grown: Any, damage: str) -> None:
-    root = grown.root
+def test_the_same_bytes_again(root: Path, damage: str) -> None:
     before, times_before = hashes(root), times(root)
     break_it, shards = DAMAGES[damage]
     break_it(root)
@@ -124,11 +129,11 @@ def test_the_same_bytes_again(grown: Any, damage: str) -> None:
     assert len(Store(root)) == 23
 
 
-def test_nothing_to_mend(grown: Any) -> None:
-    before = times(grown.root)
-    result = repair(LocalFolder(grown.root))
+def test_nothing_to_mend(root: Path) -> None:
+    before = times(root)
+    result = repair(LocalFolder(root))
     assert (result.found, result.rebuilt, result.left) == ([], [], [])
-    assert times(grown.root) == before
+    assert times(root) == before
 
 
 @pytest.mark.parametrize("ending", ["tar", "parquet"])
@@ -157,9 +162,8 @@ def test_a_source_that_changed(grown: Any) -> None:
     assert hashes(root) == damaged
 
 
-def test_clips_that_failed_stay_failed(grown: Any) -> None:
+def test_clips_that_failed_stay_failed(root: Path) -> None:
     """clip07 can be had now, but its row in shard 1 says that it couldn't: published shards never change."""
-    root = grown.root
     before = hashes(root)
     for ending in ("tar", "parquet"):
         (root / f"shards/tiny-000001.{ending}").unlink()
@@ -169,13 +173,13 @@ def test_clips_that_failed_stay_failed(grown: Any) -> None:
     assert Store(root).ledger(failed[0])["reason"] == "not_audio"
 
 
-def test_index_and_sidecar_damaged(grown: Any) -> None:
-    flip(grown.root, "index.parquet")
-    (grown.root / f"{SHARD}.parquet").unlink()
-    damaged = hashes(grown.root)
+def test_index_and_sidecar_damaged(root: Path) -> None:
+    flip(root, "index.parquet")
+    (root / f"{SHARD}.parquet").unlink()
+    damaged = hashes(root)
     with pytest.raises(InputError, match=r"both index\.parquet and tiny-000003 can't be read.*restore index\.parquet"):
-        repair(LocalFolder(grown.root))
-    assert hashes(grown.root) == damaged
+        repair(LocalFolder(root))
+    assert hashes(root) == damaged
 
 
 @pytest.mark.parametrize("name", ["store.json", "manifest.parquet"])
@@ -239,17 +243,17 @@ def test_an_ingest_mends_what_it_sees(grown: Any) -> None:
     assert hashes(grown.root) == before
 
 
-def test_what_repair_leaves(grown: Any, fbank_stats: Any) -> None:
-    store = Store(grown.root)
+def test_what_repair_leaves(root: Path, fbank_stats: Any) -> None:
+    store = Store(root)
     chunk = Path(build_teacher(store, fbank_stats(), "stats").cache.path) / "logits/c/2/0"
     chunk.write_bytes(chunk.read_bytes()[:-1])
-    flip(grown.root, f"{SHARD}.tar")
-    (grown.root / "notes.txt").touch()
-    result = repair(LocalFolder(grown.root))
+    flip(root, f"{SHARD}.tar")
+    (root / "notes.txt").touch()
+    result = repair(LocalFolder(root))
     assert result.rebuilt == ["tiny-000003"]
     assert {problem.where.split(".zarr")[0] for problem in result.left} == {"notes.txt", "teachers/stats"}
     assert teachers_to_build(result.left) == ["stats"]
-    (grown.root / "notes.txt").unlink()
+    (root / "notes.txt").unlink()
     build_teacher(store, fbank_stats(), "stats")
     assert verify(store.location) == []
 
@@ -259,8 +263,8 @@ def test_teachers_by_name() -> None:
     assert teachers_to_build(problems) == ["a", "b"]
 
 
-def test_another_process_at_work(grown: Any) -> None:
-    location = LocalFolder(grown.root)
+def test_another_process_at_work(root: Path) -> None:
+    location = LocalFolder(root)
     with location.lock("ingest"), pytest.raises(InputError, match="another repair is at work on"):
         repair(location)
 

@@ -23,10 +23,10 @@ FLIPS, END_BYTES = 8, 64
 
 
 @pytest.fixture(scope="module")
-def root(grown_store: Store, fbank_stats: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A grown store with a teacher, to be damaged and put right again."""
+def root(small_store: Store, fbank_stats: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two parts with a teacher, to be damaged and put right again."""
     root = tmp_path_factory.mktemp("bits") / "tiny"
-    shutil.copytree(grown_store.root, root)
+    shutil.copytree(small_store.root, root)
     build_teacher(Store(root), fbank_stats(), "stats")
     return root
 
@@ -97,7 +97,7 @@ def assert_named(store: Store, name: str, offset: int, problems: list[Problem]) 
 def test_every_flipped_bit_is_found(root: Path) -> None:
     store = Store(root)
     names = names_of(root)
-    assert len(names) > 35
+    assert len(names) > 25
     assert found(root) == []
     for name in names:
         content = (root / name).read_bytes()
@@ -120,7 +120,7 @@ def test_every_bit_of_a_short_piece_of_the_checksums(root: Path) -> None:
                 assert found(root), f"bit {bit} of {content[offset]:#x}"
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.9])
 def test_every_torn_file_is_found(root: Path, share: float) -> None:
     for name in names_of(root):
         content = (root / name).read_bytes()
