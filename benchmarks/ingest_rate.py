@@ -12,10 +12,10 @@ from measure import medians_s, parser, report
 from skimage.feature import hog as skimage_hog
 
 from ingest.decode import decode, open_audio
-from ingest.executor import run_in_process
 from ingest.featurise import looped
-from ingest.layout import SHARD_FOLDER, StoreFile
-from ingest.shards import ShardTask
+from ingest.layout import SHARD_FOLDER, Part, StoreFile
+from ingest.shards import ShardTask, write_shard
+from ingest.sources import SourceFile
 from manifests.clips import Clip
 from manifests.geometry import FbankSpec, HogSpec
 from manifests.vocabulary import Vocabulary
@@ -69,17 +69,17 @@ def ours(paths: list[Path], folder: Path) -> None:
     clips = tuple(Clip(path.stem, path.name) for path in paths)
     store = StoreFile(
         dataset=paths[0].suffix[1:],
-        num_clips_asked=len(clips),
         clips_per_shard=len(clips),
         seed=0,
         keep_audio=False,
-        manifest_sha256="",
         fbank=SPEC,
         hog=HogSpec(),
         vocabulary=Vocabulary(),
         versions={},
+        parts=(Part(num_clips_asked=len(clips), manifest_sha256="", wanted_sha256=""),),
     )
-    for _ in run_in_process([ShardTask(folder, paths[0].parent, store, 0, clips)]):
+    sources = tuple(SourceFile(str(folder), clip.source) for clip in clips)
+    for _ in write_shard(ShardTask(str(folder), store, 0, "", clips, sources)):
         pass
 
 

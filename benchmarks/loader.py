@@ -12,9 +12,10 @@ import soundfile
 import webdataset
 from measure import parser, report
 
+from featurestore.cachefiles import TeacherAttributes
 from featurestore.loader import Loader
 from featurestore.store import Store
-from featurestore.teachercache import TeacherAttributes, TeacherCache, create_cache
+from featurestore.teachercache import TeacherCache, create_cache
 from ingest.job import IngestOptions, ingest
 from manifests.clips import Clip, make_manifest
 from manifests.vocabulary import Vocabulary
@@ -37,6 +38,7 @@ def make_store(folder: Path) -> Store:
     ingest(manifest, folder / "store", IngestOptions(num_workers=0, clips_per_shard=250))
     store = Store(folder / "store")
     attributes = TeacherAttributes(
+        name="random",
         teacher="random",
         embedding_dim=TEACHER_DIM,
         provenance={},
@@ -58,7 +60,7 @@ def ours(store: Store, num_clips: int) -> int:
 
 def by_webdataset(store: Store, num_clips: int) -> int:
     """The usual pipeline on the same shards: decode, shuffle, batch; it has no teacher to join."""
-    urls = [str(store.tar(shard)) for shard in range(store.file.num_shards)]
+    urls = [str(store.root / store.tar_name(shard)) for shard in range(store.file.num_shards)]
     dataset = webdataset.WebDataset(urls, shardshuffle=False, repeat=True, empty_check=False).shuffle(500).decode()
     batched = dataset.to_tuple("fbank.npy", "hog.npy", "json").batched(BATCH_SIZE)
     found = 0
@@ -71,7 +73,7 @@ def by_webdataset(store: Store, num_clips: int) -> int:
 
 def bare_bytes(store: Store, num_clips: int) -> int:
     """The floor: the same bytes by offset into one buffer."""
-    files = [os.open(store.tar(shard), os.O_RDONLY) for shard in range(store.file.num_shards)]
+    files = [os.open(store.root / store.tar_name(shard), os.O_RDONLY) for shard in range(store.file.num_shards)]
     buffer = bytearray(1024 * 128 * 2 + 64 * 8 * 9 * 2 + 1024)
     order = np.random.default_rng(0).integers(0, len(store.ok), num_clips)
     for row in order.tolist():

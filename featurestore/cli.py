@@ -22,7 +22,7 @@ from featurestore.teachercache import TeacherCache
 from featurestore.teachers.registry import load_teacher
 from featurestore.verify import verify as find_problems
 from featurestore.verifyshard import Problem
-from ingest.layout import choose_store
+from ingest.layout import choose_store, read_store_file
 from ingest.location import open_location
 from manifests.console import run
 from manifests.errors import InputError
@@ -92,6 +92,7 @@ def repair(
     Example: featurestore repair data/esc50
     """
     location = choose_store(store)
+    read_store_file(location)  # before a lock is left where there is no store
     result = repair_store(location, num_workers=workers)
     if not result.found:
         print(f"{location}: nothing to mend")

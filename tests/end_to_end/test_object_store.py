@@ -355,6 +355,29 @@ def test_no_server(
         assert time.monotonic() - started < 10
 
 
+def test_shards_that_may_not_be_read(
+    local: Path, flaky_s3: tuple[str, FlakyProxy], run: Command, objects: Objects, put: Put, tmp_path: Path
+) -> None:
+    """They aren't damaged, and nothing is made anew."""
+    bucket, proxy = flaky_s3
+    address = f"{bucket}/store"
+    put(address, local)
+    before = objects(address)
+    proxy.inject(Fault.DENIED, path=".tar")
+    for command in (
+        ("verify", address),
+        ("repair", address, "--workers", "0"),
+        ("subset", address, "--to", tmp_path / "copy"),
+        ("merge", address, "--to", f"{bucket}/copy", "--name", "copy"),
+    ):
+        assert_one_line(run("featurestore", *command), r"sounds-000000\.tar can't be read.* denied \(HTTP 403")
+    assert without_locks(objects(address)) == before
+    assert "is not finished" in run("featurestore", "info", tmp_path / "copy").err
+    proxy.heal()
+    assert run("featurestore", "subset", address, "--to", tmp_path / "copy").status == 0
+    assert run("featurestore", "verify", tmp_path / "copy").status == 0
+
+
 def test_a_raw_cache_beside_the_store(corpus: Path, s3: str, run: Command, objects: Objects, tmp_path: Path) -> None:
     ids = [f"-{number}abcdefgh_" for number in range(4)]
     sounds = {f"{name}.wav": (corpus / f"s{number}.wav").read_bytes() for number, name in enumerate(ids[:3])}

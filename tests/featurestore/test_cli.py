@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from featurestore import cli
+from featurestore.build import build_teacher
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.teachers.efficientat import ROWS, BlockSizes, MobileNet, Sizes, load_efficientat
@@ -123,6 +125,36 @@ def test_verify(featurestore: Command, store_copy: Path) -> None:
     ]
     assert lines[2].startswith(f"{store_copy}: 2 problems; ")
     assert len(lines) == 3
+
+
+def test_repair(featurestore: Command, grown_copy: Path, fbank_stats: Any) -> None:
+    repair = ("repair", grown_copy, "--workers", "0")
+    outcome = featurestore(*repair)
+    assert (outcome.status, outcome.out) == (0, f"{grown_copy}: nothing to mend\n")
+    (grown_copy / "shards/tiny-000003.tar").unlink()
+    (grown_copy / "shards/tiny-000005.parquet").unlink()
+    assert "`featurestore repair" in featurestore("verify", grown_copy).out
+    outcome = featurestore(*repair)
+    assert outcome.status == 0
+    assert outcome.out.startswith(f"{grown_copy}: 3 problems found; made anew: tiny-000003, tiny-000005\n")
+    assert featurestore("verify", grown_copy).status == 0
+    chunk = Path(build_teacher(Store(grown_copy), fbank_stats(), "stats").cache.path) / "embedding/c/0/0"
+    chunk.write_bytes(b"")
+    outcome = featurestore(*repair)
+    assert outcome.status == 1
+    assert "made anew: no shard" in outcome.out
+    assert "the teacher cache stats is mended by its `featurestore build-teacher` command, run again" in outcome.out
+
+
+def test_repair_without_sources(featurestore: Command, growing: Any) -> None:
+    store = growing.ingest_first()
+    (store.root / "shards/tiny-000002.tar").unlink()
+    for path in growing.corpus.glob("*.wav"):
+        path.unlink()
+    outcome = featurestore("repair", store.root, "--workers", "0")
+    assert (outcome.status, outcome.out) == (2, "")
+    last = outcome.err.splitlines()[-1]
+    assert re.fullmatch(r"error: clip clip\d\d is in tiny-000002 and can't be had any more .* Restore the source", last)
 
 
 def test_build_teacher(featurestore: Command, make_store: MakeStore, weights: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from featurestore import cli
+from featurestore import cli, copyshard
 from featurestore.build import build_teacher
 from featurestore.copying import Choice, copy_clips
 from featurestore.repair import repair
@@ -364,6 +364,34 @@ def test_a_source_that_has_changed(tmp_path: Path) -> None:
         copy(all_of(Store(source.root)), tmp_path / "copy")
     del before[store.tar_name(0)]
     assert files(store.root) == before
+
+
+class Counting(LocalFolder):
+    """Keeps account of what is read of the tars."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.num_bytes: list[int] = []
+
+    def read_range(self, name: str, start: int, num_bytes: int) -> bytes:
+        self.num_bytes.append(num_bytes)
+        return super().read_range(name, start, num_bytes)
+
+
+def test_neighbours_are_read_together(a: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = Counting(a.root)
+    store = Store(location)
+    whole = files(copy(all_of(store), tmp_path / "one", "a").root)
+    assert len(location.num_bytes) == 3  # one a tar
+    total, location.num_bytes = sum(location.num_bytes), []
+    monkeypatch.setattr(copyshard, "MAX_READ_BYTES", max(total // 5, 200_000))
+    assert files(copy(all_of(store), tmp_path / "two", "a").root) == whole
+    assert sum(location.num_bytes) == total
+    assert 4 <= len(location.num_bytes) < 10
+    location.num_bytes = []
+    sparse = copy([Choice(store, store.rows()[::2])], tmp_path / "three", "a")
+    assert verify(sparse.location) == []
+    assert sum(location.num_bytes) < 0.7 * total
 
 
 def taught(store: Store, to: Path, *teachers: Any) -> Store:
