@@ -2,10 +2,9 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,123 +14,31 @@ import pytest
 import soundfile
 
 from featurestore import cli, copyshard
-from featurestore.build import build_teacher
-from featurestore.copying import Choice, copy_clips
+from featurestore.copying import Choice
 from featurestore.repair import repair
 from featurestore.selection import choose_rows
 from featurestore.store import Store
-from featurestore.teachercache import TeacherCache
 from featurestore.verify import verify
 from ingest.job import IngestOptions, ingest
 from ingest.location import LocalFolder
-from manifests.clips import Clip, make_manifest
+from manifests.clips import make_manifest
 from manifests.errors import InputError
-from manifests.vocabulary import Label, Vocabulary
-
-VOCABULARY_A = Vocabulary(labels=(Label(id="/m/dog", name="Dog"), Label(id="/m/rain", name="Rain")))
-VOCABULARY_B = Vocabulary(
-    labels=(Label(id="/m/cat", name="Cat"), Label(id="/m/rain", name="Rainfall"), Label(id="/m/dog", name="Dog"))
+from tests.featurestore.noisestores import (  # noqa: F401
+    VOCABULARY_A,
+    a_fixture,
+    all_of,
+    b_fixture,
+    copied,
+    copy,
+    files,
+    of_key,
+    store_of_noise,
+    taught,
 )
+
 BOTH = [("/m/dog", "Dog"), ("/m/rain", "Rain"), ("/m/cat", "Cat")]
 # Which of a ledger's columns tell where a clip lies, and so change in a copy.
 PLACES = ("fbank_offset", "hog_offset", "audio_offset", "sample_offset", "sample_size", "sample_crc32")
-
-# Forks copies from one interpreter, each of which ends, as if killed, at its n-th change of the target: before a file
-# is renamed into its place, one is deleted, or a chunk of a teacher's is written. Ends when one comes to its end.
-COPIES_THAT_END_EARLY = """
-import os, sys
-from pathlib import Path
-import featurestore.cli, ingest.atomic, ingest.location
-from featurestore.teachercache import TeacherCache
-work = Path(sys.argv[1])
-arguments = sys.argv[2:]
-steps_left = 0
-
-def step():
-    global steps_left
-    steps_left -= 1
-    if steps_left == 0:
-        os._exit(9)
-
-def step_after_a_file(path):
-    if path.is_file():
-        step()
-
-delete, write = ingest.location.LocalFolder.delete, TeacherCache.write
-def step_and_delete(location, name):
-    if location.exists(name):
-        step()
-    delete(location, name)
-def step_and_write(*arguments):
-    step()
-    write(*arguments)
-
-ingest.atomic._sync, ingest.location.LocalFolder.delete = step_after_a_file, step_and_delete
-TeacherCache.write = step_and_write
-
-for number in range(1, 200):
-    child = os.fork()
-    if child == 0:
-        steps_left = number
-        sys.argv = ["featurestore", *arguments, "--to", str(work / str(number))]
-        featurestore.cli.main()
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code == 0:
-        print(number - 1)
-        break
-    assert code == 9, code
-"""
-
-
-def store_of_noise(
-    home: Path, name: str, num_clips: int, vocabulary: Vocabulary, *, seed: int = 0, **options: Any
-) -> Store:
-    """Clips NAME00, NAME01, ... of noise, some longer than the window of 2.575 s; the third one is no sound."""
-    clips = []
-    for number in range(num_clips):
-        key, ids = f"{name}{number:02d}", vocabulary.ids
-        (home / "sounds").mkdir(parents=True, exist_ok=True)
-        noise = 0.1 * np.random.default_rng([seed, number]).standard_normal(16_000 * (3 if number % 4 == 1 else 1))
-        soundfile.write(home / "sounds" / f"{key}.wav", noise, 16_000)
-        labels = tuple(dict.fromkeys((ids[number % len(ids)], ids[number // 2 % len(ids)])))
-        split = "eval" if number % 3 == 0 else "train"
-        clips.append(Clip(key, f"{key}.wav", labels=labels[::-1], split=split, fold=1 + number % 2))
-    (home / "sounds" / f"{name}02.wav").write_text("no sound")
-    manifest = make_manifest(name, clips, vocabulary, home / "sounds", seed=seed)
-    chosen = {"num_frames": 256, "num_workers": 0, "keep_audio": True, **options}
-    ingest(manifest, home / "store", IngestOptions(**chosen))
-    return Store(home / "store")
-
-
-@pytest.fixture(scope="module")
-def a(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """11 clips, of which a02 failed, in shards of 4; for reading only."""
-    return store_of_noise(tmp_path_factory.mktemp("a"), "a", 11, VOCABULARY_A, clips_per_shard=4)
-
-
-@pytest.fixture(scope="module")
-def b(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """7 clips, of which b02 failed, in shards of 3; their labels are others and in another order."""
-    return store_of_noise(tmp_path_factory.mktemp("b"), "b", 7, VOCABULARY_B, clips_per_shard=3)
-
-
-def copied(store: Store, to: Path) -> Store:
-    return Store(shutil.copytree(store.root, to))
-
-
-def all_of(*stores: Store) -> list[Choice]:
-    return [Choice(store, store.rows(asked=True)) for store in stores]
-
-
-def copy(choices: Sequence[Choice], to: Path, name: str = "copy") -> Store:
-    copy_clips(choices, LocalFolder(to), name)
-    return Store(to)
-
-
-def files(root: Path) -> dict[str, bytes]:
-    found = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.name.endswith(".lock"))
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
 
 def members(*stores: Store) -> dict[str, bytes]:
@@ -161,10 +68,6 @@ def labels_by_key(store: Store) -> dict[str, set[str]]:
         key: {store.file.vocabulary.ids[position] for position in np.flatnonzero(vector)}
         for key, vector in zip(store.keys(rows), vectors, strict=True)
     }
-
-
-def of_key(store: Store, key: str) -> int:
-    return store.column("key").to_pylist().index(key)
 
 
 def test_a_subset_has_the_same_samples(a: Store, tmp_path: Path) -> None:
@@ -392,106 +295,6 @@ def test_neighbours_are_read_together(a: Store, tmp_path: Path, monkeypatch: pyt
     sparse = copy([Choice(store, store.rows()[::2])], tmp_path / "three", "a")
     assert verify(sparse.location) == []
     assert sum(location.num_bytes) < 0.7 * total
-
-
-def taught(store: Store, to: Path, *teachers: Any) -> Store:
-    """A copy of the store with caches "one" (with tokens), "two", ..."""
-    store = copied(store, to)
-    for name, teacher in zip(("one", "two"), teachers, strict=False):
-        build_teacher(store, teacher, name, with_tokens=name == "one")
-    return store
-
-
-def test_teacher_caches_come_along(a: Store, b: Store, fbank_stats: Any, waveform_stats: Any, tmp_path: Path) -> None:
-    teachers = fbank_stats(), waveform_stats()
-    sources = [taught(a, tmp_path / "a", *teachers), taught(b, tmp_path / "b", *teachers)]
-    store = copy([Choice(one, choose_rows(one, split="train")) for one in sources], tmp_path / "copy")
-    assert verify(store.location) == []
-    assert store.teachers == ["one", "two"]
-    for name in store.teachers:
-        cache = TeacherCache(store, name)
-        assert cache.attributes.store_fingerprint == store.snapshot.fingerprint
-        for source in sources:
-            theirs = TeacherCache(source, name)
-            assert cache.outputs == theirs.outputs
-            rows = choose_rows(source, split="train")
-            for output in cache.outputs:
-                ours = cache.gather(output, np.array([of_key(store, key) for key in source.keys(rows)]))
-                expected = theirs.gather(output, rows)
-                np.testing.assert_array_equal(ours, expected)
-                assert np.isfinite(expected).reshape(len(rows), -1).all(1).tolist() == source.ok[rows].tolist()
-    # What is complete is not computed again.
-    again = fbank_stats()
-    assert build_teacher(store, again, "one", with_tokens=True).num_rows == len(store)
-    assert [len(batch) for batch in again.batches] == [1]
-
-
-def test_teacher_caches_that_differ_stay_behind(
-    a: Store, b: Store, fbank_stats: Any, waveform_stats: Any, tmp_path: Path
-) -> None:
-    other = waveform_stats()
-    other.provenance = {**other.provenance, "checkpoint_sha256": "9" * 64}
-    sources = [
-        taught(a, tmp_path / "a", fbank_stats(), waveform_stats()),
-        taught(b, tmp_path / "b", fbank_stats(), other),
-    ]
-    assert copy(all_of(*sources), tmp_path / "copy").teachers == ["one"]
-    shutil.rmtree(sources[1].root / "teachers/one.zarr")
-    assert copy(all_of(*sources), tmp_path / "none").teachers == []
-    (sources[0].root / "teachers/two.zarr/zarr.json").write_text("{}")
-    store = copy(all_of(sources[0]), tmp_path / "whole")
-    assert store.teachers == ["one"]
-    assert verify(store.location) == []
-
-
-def test_a_cache_of_an_older_snapshot_stays_behind(growing: Any, fbank_stats: Any, tmp_path: Path) -> None:
-    build_teacher(growing.ingest_first(), fbank_stats(), "one")
-    store = growing.append()
-    assert copy(all_of(store), tmp_path / "copy").teachers == []
-    build_teacher(store, fbank_stats(), "one")
-    store = copy(all_of(store), tmp_path / "copy")
-    assert store.teachers == ["one"]
-    assert verify(store.location) == []
-
-
-def test_killed_at_every_step(a: Store, b: Store, fbank_stats: Any, tmp_path: Path) -> None:
-    one = copy([Choice(a, choose_rows(a, split="eval"))], tmp_path / "one", "one")
-    other = copy([Choice(b, choose_rows(b, split="eval"))], tmp_path / "other", "other")
-    for store in (one, other):
-        build_teacher(store, fbank_stats(), "one", with_tokens=True)
-    clean = files(copy(all_of(one, other), tmp_path / "clean").root)
-    arguments = [str(tmp_path / "runs"), "merge", str(one.root), str(other.root), "--name", "copy"]
-    (tmp_path / "runs").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", COPIES_THAT_END_EARLY, *arguments], capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    num_steps = int(done.stdout.split()[-1])
-    # manifest, store.json, tars and sidecars, what closes and describes the store, the cache's chunks and checksums
-    assert num_steps == 2 + 2 * 2 + 4 + 5 + 2 + 1
-    num_whole = 0
-    for number in range(1, num_steps + 1):
-        root = tmp_path / "runs" / str(number)
-        if number % 3 == 0 and (root / "teachers/one.zarr").exists():
-            # As zarr leaves it when it is killed in the middle of a chunk.
-            (root / "teachers/one.zarr/embedding/c/0/0.0123456789abcdef.partial").write_bytes(b"piece")
-        if (root / "store.json").exists() and json.loads((root / "store.json").read_text())["snapshots"]:
-            # What passes for whole is: only the teachers' caches may still lack.
-            assert [problem for problem in verify(LocalFolder(root)) if "teachers/" not in problem.where] == []
-            num_whole += 1
-        assert files(copy(all_of(one, other), root).root) == clean, number
-    assert num_whole == 3
-
-
-def test_killed(a: Store, b: Store, tmp_path: Path) -> None:
-    clean = files(copy(all_of(a, b), tmp_path / "clean").root)
-    command = [sys.executable, "-m", "featurestore", "merge", str(a.root), str(b.root), "--name", "copy", "--to"]
-    process = subprocess.Popen([*command, str(tmp_path / "copy")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not list(tmp_path.glob("copy/shards/*.parquet")):
-        assert process.poll() is None, process.communicate()
-    process.kill()
-    process.communicate(timeout=60)
-    assert files(copy(all_of(a, b), tmp_path / "copy").root) == clean
 
 
 @dataclass(frozen=True)
