@@ -201,7 +201,8 @@ class _Run:
         book, clips = self.book, self.book.clips(shard)
         published = book.index.shards[shard] if book.index is not None and book.is_published(shard) else None
         return ShardTask(
-            location=str(book.location),
+            # A worker on another machine, or in another folder, must find it.
+            location=str(book.location if book.location.folder is None else book.location.folder.resolve()),
             store=book.store,
             shard=shard,
             recipe_sha256=book.store.recipe_sha256(book.part_of(shard)),
