@@ -107,7 +107,9 @@ def _listed(
     keys: Annotated[Path | None, typer.Option(help="A file of keys or YouTube ids, one a line.")] = None,
     rate: Annotated[float, typer.Option(help="Videos an hour at most, for the whole cluster.")] = 300.0,
     downloads: Annotated[int, typer.Option(min=1, help="Downloads at a time, for the whole cluster.")] = 3,
-    time_limit: Annotated[float, typer.Option(min=1.0, max=86_400.0, help="Seconds until a download is given up.")] = 600.0,
+    time_limit: Annotated[
+        float, typer.Option(min=1.0, max=86_400.0, help="Seconds until a download is given up.")
+    ] = 600.0,
     cookies: Annotated[Path | None, typer.Option(help="A cookies.txt for the downloads. Default: none.")] = None,
     raw: Annotated[
         str | None, typer.Option(help="Where downloads are kept: a folder or URL. Default: STORE/raw.")
