@@ -49,7 +49,7 @@ def make_tasks(folder: Path, ending: str) -> list[ShardTask]:
 def clips_per_s(tasks: list[ShardTask], num_workers: int) -> float:
     """The rate of the shards behind the first ones, which warm the workers up."""
     warm = 2 * num_workers
-    with on_ray(num_workers, None) as executor:
+    with on_ray(num_workers, None, num_downloads=1) as executor:
         for part in (range(warm), range(warm, NUM_SHARDS)):
             started = time.perf_counter()
             work = Work(list(part), tasks.__getitem__, lambda shard: [])

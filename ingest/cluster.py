@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 from ingest.child import Child, ChildDiedError, ChildTimeoutError, Reply, serve
@@ -21,7 +22,7 @@ def start_ray(num_workers: int | None, address: str | None) -> Any:
     is_local = address in (None, "local")
     if address is not None and not is_local:
         _check(address)
-    _set_environment()
+    _set_environment(joins=not is_local)
     # Imported here: Ray takes a second to import and --workers 0 does without it.
     import ray
 
@@ -35,20 +36,30 @@ def start_ray(num_workers: int | None, address: str | None) -> Any:
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-def _set_environment() -> None:
+def _set_environment(joins: bool) -> None:
     # Ray's own choice for later versions, which it warns of until it is made.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Nothing is reported to anybody unless the user wants it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_task_oom_retries", str(MAX_OOM_RETRIES))
     logging.getLogger("ray").setLevel(logging.ERROR)
+    if joins and _has_token():
+        # A cluster that was started where there is a token wants it; others don't mind. Ray itself looks for one only
+        # when it looks for the cluster, too.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _has_token() -> bool:
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _check(address: str) -> None:
     """Connects in a helper process first: where nothing answers as Ray does, Ray tries for minutes on end."""
     remedy = (
         "start one with `ray start --head`, correct --ray-address (or RAY_ADDRESS), such as HOST:6379, or leave it out "
-        "to use this machine alone"
+        "to use this machine alone. If it asks for a token, put that into ~/.ray/auth_token or RAY_AUTH_TOKEN"
     )
     if "://" in address:
         raise InputError(
@@ -77,7 +88,7 @@ def answer(request: dict[str, Any]) -> Reply:
         if host and port.isdigit():
             # At a closed door Ray would knock for a minute.
             socket.create_connection((host.strip("[]"), int(port)), KNOCK_LIMIT_S).close()
-        _set_environment()
+        _set_environment(joins=True)
         import ray
 
         ray.init(address=request["address"], **_QUIET)

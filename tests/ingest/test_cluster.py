@@ -1,7 +1,14 @@
 """Joining a cluster: what is wrong with it is one line within seconds; what is sent there and back is small."""
 
+import contextlib
+import os
 import pickle
 import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,3 +72,59 @@ def test_something_else_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(InputError, match=f"what listens at {address} doesn't answer as a Ray cluster does"):
             start_ray(None, address)
+
+
+JOIN = """
+import sys
+from ingest import cluster
+cluster.CONNECT_LIMIT_S = float(sys.argv[2])
+print(cluster.start_ray(None, sys.argv[1]).is_initialized())
+"""
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user who has a token, as everybody has who ever ran a Ray of their own."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    unset = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
+    return {name: value for name, value in os.environ.items() if name not in unset} | {"HOME": str(tmp_path)}
+
+
+@pytest.fixture
+def address(user: dict[str, str]) -> Iterator[str]:
+    """A cluster that this user started."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    head = [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={address.rpartition(':')[2]}"]
+    head += ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--include-dashboard=false", "--block"]
+    # Paths of sockets may not be long.
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        head += [f"--temp-dir={folder}", "--object-store-memory=80000000"]
+        with subprocess.Popen(head, env=user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as cluster:
+            try:
+                _wait_until_open(address)
+                yield address
+            finally:
+                cluster.terminate()
+
+
+def _wait_until_open(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    for _ in range(120):
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
+            return
+        time.sleep(0.5)
+    raise TimeoutError(f"no cluster came up at {address}")
+
+
+def test_cluster_with_a_token(address: str, user: dict[str, str]) -> None:
+    """As `ray start` makes one wherever there is a token: it takes those alone who show it."""
+    join = [sys.executable, "-c", JOIN, address]
+    done = subprocess.run([*join, "60"], env=user, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
+    stranger = user | {"RAY_AUTH_TOKEN": "f" * 64}
+    refused = subprocess.run([*join, "10"], env=stranger, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert f"InputError: what listens at {address} doesn't answer as a Ray cluster does" in refused.stderr
+    assert "If it asks for a token, put that into ~/.ray/auth_token or RAY_AUTH_TOKEN" in refused.stderr
