@@ -7,8 +7,9 @@ from featurestore.verifyshard import Problem
 from ingest.book import Book, read_parts
 from ingest.index import read_index
 from ingest.job import rebuild
-from ingest.layout import INDEX_FILE, MANIFEST_FILE, STORE_FILE, TEACHER_FOLDER, read_store_file
+from ingest.layout import TEACHER_FOLDER, StoreFile, read_store_file
 from ingest.location import Location
+from ingest.soundness import check_lists, has_sound_index, read_listed, restore_index
 from manifests.errors import InputError
 
 
@@ -31,21 +32,23 @@ def repair(location: Location, *, num_workers: int | None = 0) -> Repair:
         shards = sorted({problem.shard for problem in found if problem.shard is not None})
         store = read_store_file(location)
         if found:
-            _refuse_damaged_lists(location, found)
-            index_damaged = any(problem.where == INDEX_FILE for problem in found)
-            book = Book(location, store, read_parts(location, store), None if index_damaged else read_index(location))
-            _mend(book, shards, num_workers)
+            _mend(_open(location, store), shards, num_workers)
         left = verify(location) if found else []
     return Repair(found, [store.shard_stem(shard) for shard in shards], left)
 
 
-def _refuse_damaged_lists(location: Location, found: list[Problem]) -> None:
-    wrong = next((problem for problem in found if problem.where in (STORE_FILE, MANIFEST_FILE)), None)
-    if wrong is not None:
-        raise InputError(
-            f"{location}: {wrong}. It can only be made from the lists: delete {STORE_FILE} and {MANIFEST_FILE}, and "
-            "run the store's ingest commands again in their order; shards that are whole are kept"
-        )
+def _open(location: Location, store: StoreFile) -> Book:
+    """The store with an index that can be trusted. Raises InputError where its lists or its index are lost."""
+    book = Book(location, store, read_parts(location, store), None)
+    try:
+        book.index = read_index(location)
+    except InputError:
+        restore_index(book)
+    listed = read_listed(book)
+    check_lists(book, listed)
+    if not has_sound_index(book, listed):
+        restore_index(book)
+    return book
 
 
 def _mend(whole: Book, shards: list[int], num_workers: int | None) -> None:
@@ -54,25 +57,11 @@ def _mend(whole: Book, shards: list[int], num_workers: int | None) -> None:
     whole.forget(range(store.num_shards_published, store.num_shards))
     published = store.model_copy(update={"parts": store.parts[: store.snapshots[-1].num_parts]})
     book = Book(whole.location, published, whole.parts[: len(published.parts)], whole.index)
-    if book.index is None:
-        _make_index(book, shards)
     rebuild(book, shards, num_workers)
     book.forget(shards)
     book.close()
     if published != store:
         Book(book.location, store, whole.parts, book.index).save()
-
-
-def _make_index(book: Book, shards: list[int]) -> None:
-    """Makes the index anew from the sidecars; their hashes must come to the snapshot's fingerprint."""
-    try:
-        book.close()
-    except InputError as error:
-        damaged = f"both {INDEX_FILE} and {book.store.shard_stem(shards[0])}" if shards else INDEX_FILE
-        raise InputError(
-            f"{book.location}: {damaged} can't be read, so that nothing tells what the shards must be ({error}); "
-            f"restore {INDEX_FILE} from a copy"
-        ) from error
 
 
 def teachers_to_build(problems: list[Problem]) -> list[str]:

@@ -13,7 +13,6 @@ from ingest.index import (
     extended,
     last_rows,
     make_snapshot,
-    read_index,
     shard_entry,
     wids_index,
     write_index,
@@ -25,14 +24,13 @@ from ingest.layout import (
     WIDS_FILE,
     Part,
     StoreFile,
-    read_store_file,
     store_text,
     write_store_file,
 )
 from ingest.ledger import LedgerRow
 from ingest.location import Location
 from ingest.sidecar import Sidecar, read_sidecar
-from manifests.clips import Clip, Manifest, make_manifest
+from manifests.clips import Clip, Manifest
 from manifests.errors import InputError
 from manifests.parts import ManifestFile, write_manifests
 
@@ -64,9 +62,7 @@ class Book:
     @property
     def is_retrying(self) -> bool:
         """Whether the last part has clips that are tried again, and isn't published."""
-        *earlier, last = self.store.parts
-        unpublished = self.store.num_shards > self.store.num_shards_published
-        return unpublished and any(part.wanted_sha256 == last.wanted_sha256 for part in earlier)
+        return self.store.num_shards > self.store.num_shards_published and self.store.parts[-1].is_retry
 
     def is_published(self, shard: int) -> bool:
         return shard < self.store.num_shards_published
@@ -96,6 +92,7 @@ class Book:
             self.location.delete(self.store.sidecar_name(shard))
             self.location.delete(self.store.tar_name(shard))
         self.store = kept
+        self._save_checksums()
         del self.parts[-1]
         # First store.json: a manifest may have rows that it doesn't count, but not lack some.
         write_store_file(self.location, kept)
@@ -104,15 +101,19 @@ class Book:
     def save(self) -> None:
         """Writes manifest.parquet and then store.json, whose parts say how many of the manifest's rows count."""
         self.__post_init__()
+        self.write_manifest()
+        write_store_file(self.location, self.store)
+        self._save_checksums()
+
+    def _save_checksums(self) -> None:
+        published = self.store.num_shards_published
+        if published and self.index is not None and len(self.index.shards) >= published:
+            self._write_checksums(self.index, described_files(self._facts(self.index)))
+
+    def write_manifest(self) -> None:
+        """Writes manifest.parquet alone."""
         with self.location.writing(MANIFEST_FILE) as path:
             write_manifests(self.parts, path)
-        write_store_file(self.location, self.store)
-        if (
-            self.store.snapshots
-            and self.index is not None
-            and len(self.index.shards) >= self.store.num_shards_published
-        ):
-            self._write_checksums(self.index, described_files(self._facts(self.index)))
 
     def close(self) -> None:
         """Publishes all shards as a snapshot (or finds that they are), with all that is derived from them.
@@ -224,89 +225,3 @@ def read_parts(location: Location, store: StoreFile) -> list[Manifest]:
     if file.part_sizes[: len(sizes)] != sizes:
         raise InputError(f"{where} and {STORE_FILE} disagree about the clips; run the ingest command again")
     return file.manifests()[: len(sizes)]
-
-
-def open_book(location: Location, wanted: Manifest, new: StoreFile, *, append: bool) -> Book:
-    """Opens a store for an ingest of `wanted`, or makes it; `new` is how it would be, with one part.
-
-    Raises InputError when the store has another recipe, or lacks clips of `wanted` and `append` isn't set.
-    """
-    if not location.exists(STORE_FILE):
-        book = Book(location, new, [wanted], None)
-        book.save()
-        return book
-    store = read_store_file(location)
-    _check_recipe(location, store, new, append)
-    known = any(part.wanted_sha256 == wanted.sha256 for part in store.parts)
-    if not known and not append:
-        raise InputError(
-            f"{location} holds another store: it differs in the list of clips. Choose another folder with --store, "
-            "delete this one, or add what is new with --append"
-        )
-    book = Book(location, store, _parts(location, store, wanted), read_index(location) if store.snapshots else None)
-    # A run that was killed while it closed the store may have left an index of shards that aren't published.
-    book.forget(range(store.num_shards_published, store.num_shards))
-    if known:
-        _move_sources(book, wanted)
-    else:
-        _append(book, wanted, new.parts[0])
-    return book
-
-
-def _check_recipe(location: Location, store: StoreFile, new: StoreFile, append: bool) -> None:
-    ours, theirs = store.recipe(), new.recipe()
-    differing = [name for name, value in theirs.items() if ours[name] != value]
-    if differing:
-        raise InputError(
-            f"{location} holds another store: it differs in {', '.join(differing)}. Choose another folder with "
-            + ("--store: only clips of the same kind can be appended" if append else "--store, or delete this one")
-        )
-
-
-def _parts(location: Location, store: StoreFile, wanted: Manifest) -> list[Manifest]:
-    try:
-        return read_parts(location, store)
-    except InputError as error:
-        if [part.manifest_sha256 for part in store.parts] == [wanted.sha256]:
-            with location.writing(MANIFEST_FILE) as path:
-                write_manifests([wanted], path)
-            return [wanted]
-        raise InputError(
-            f"{location}/{MANIFEST_FILE} is missing or not this store's; it can only be made from the lists: delete "
-            f"{STORE_FILE}, and run the store's ingest commands again in their order; shards that are whole are kept"
-        ) from error
-
-
-def _move_sources(book: Book, wanted: Manifest) -> None:
-    """The corpus may have moved, and its place is no part of the recipe."""
-    moved = [
-        Manifest(old.dataset, old.vocabulary, wanted.sources, old.seed, old.table)
-        if part.wanted_sha256 == wanted.sha256
-        else old
-        for part, old in zip(book.store.parts, book.parts, strict=True)
-    ]
-    if [part.sources for part in moved] != [part.sources for part in book.parts]:
-        book.parts = moved
-        book.save()
-
-
-def _append(book: Book, wanted: Manifest, part: Part) -> None:
-    """Adds those clips of `wanted` that the store was never asked for."""
-    if book.store.num_shards > book.store.num_shards_published:
-        raise InputError(
-            f"{book.location} has an unfinished ingest; run its command again to the end before you append to it"
-        )
-    known = {clip.key: clip for manifest in book.parts for clip in manifest.clips()}
-    new = []
-    for clip in wanted.clips():
-        if clip.key not in known:
-            new.append(clip)
-        elif known[clip.key] != clip:
-            raise InputError(
-                f"{book.location} has a clip {clip.key} already, with another source, time, label or split; leave it "
-                "out, or ingest into another store"
-            )
-    if new:
-        manifest = make_manifest(wanted.dataset, new, wanted.vocabulary, wanted.sources, seed=wanted.seed)
-        update = {"num_clips_asked": len(manifest), "manifest_sha256": manifest.sha256}
-        book.add_part(part.model_copy(update=update), manifest)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from ingest.book import Book, open_book
+from ingest.book import Book
 from ingest.executor import Executor, in_process, on_ray
 from ingest.failures import Tally
 from ingest.fetching import Fetcher, FetchOptions, remove_scratch
 from ingest.layout import SHARD_FOLDER, STORE_FILE, Part, StoreFile, read_store_file
 from ingest.ledger import TRANSIENT, LedgerRow
 from ingest.location import Location, open_location
+from ingest.opening import open_book
 from ingest.pipeline import Work, fetch_all, run_pipeline
 from ingest.progress import ProgressDisplay
 from ingest.rawcache import RawCache
@@ -105,12 +106,11 @@ def _new_store(
     """The store as it would be, were it made now."""
     sha256 = manifest.sha256
     part = Part(num_clips_asked=len(manifest), manifest_sha256=sha256, wanted_sha256=sha256, lists=dict(lists or {}))
-    size = min(options.clips_per_shard or default_clips_per_shard(len(manifest)), len(manifest))
-    if location.exists(STORE_FILE):
+    size = options.clips_per_shard
+    if size is None:
         # What is appended may be larger or smaller, and lies in shards of the size that the first clips gave.
-        existing = read_store_file(location)
-        given = min(options.clips_per_shard or existing.clips_per_shard, existing.parts[0].num_clips_asked)
-        size = existing.clips_per_shard if given == existing.clips_per_shard else size
+        is_there = location.exists(STORE_FILE)
+        size = read_store_file(location).clips_per_shard if is_there else default_clips_per_shard(len(manifest))
     return StoreFile(
         dataset=manifest.dataset,
         clips_per_shard=size,
@@ -134,9 +134,14 @@ class _Run:
     options: IngestOptions
 
     def run(self) -> None:
-        published = self.book.store.snapshots
-        first_new = self.book.store.num_shards_published
-        self.make([shard for shard in range(self.book.store.num_shards) if not self._is_done(shard)])
+        store = self.book.store
+        published = store.snapshots
+        first_new = store.num_shards_published
+        if self._is_of_another_list():
+            # Only what is published is looked after: that other ingest goes on when it is asked for.
+            self.make([shard for shard in range(first_new) if not self._is_done(shard)])
+            return
+        self.make([shard for shard in range(store.num_shards) if not self._is_done(shard)])
         if self.book.is_retrying:
             # A run was killed while it tried clips again.
             self._publish_what_came(first_new)
@@ -145,6 +150,12 @@ class _Run:
         self.book.close()
         if published:
             self._retry(published[-1].num_rows)
+
+    def _is_of_another_list(self) -> bool:
+        """Whether clips wait to be made that this run wasn't asked for."""
+        store = self.book.store
+        is_unfinished = store.num_shards > store.num_shards_published
+        return is_unfinished and not self.book.is_retrying and store.parts[-1].wanted_sha256 != self.wanted.sha256
 
     def make(self, shards: Sequence[int]) -> None:
         """Makes shards, fetching their recordings first where they come from a raw cache."""
@@ -253,7 +264,12 @@ class _Run:
         manifest = make_manifest(
             self.wanted.dataset, clips, self.wanted.vocabulary, self.wanted.sources, seed=self.wanted.seed
         )
-        part = Part(num_clips_asked=len(clips), manifest_sha256=manifest.sha256, wanted_sha256=self.wanted.sha256)
+        part = Part(
+            num_clips_asked=len(clips),
+            manifest_sha256=manifest.sha256,
+            wanted_sha256=self.wanted.sha256,
+            is_retry=True,
+        )
         self.book.add_part(part, manifest)
         self.make(range(first_new, self.book.store.num_shards))
         self._publish_what_came(first_new)

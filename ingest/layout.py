@@ -34,6 +34,7 @@ class Part(BaseModel):
     manifest_sha256: str  # of the part's rows
     wanted_sha256: str  # of the list that asked for them: the same, unless some of it was in the store already
     lists: dict[str, str] = {}  # sha256 of the files that the list was read from
+    is_retry: bool = False  # its clips are in earlier parts, failed there, and were tried again
 
 
 class Snapshot(BaseModel):
@@ -156,7 +157,8 @@ def read_store_file(location: Location) -> StoreFile:
             f"{location} is not a store: it has no {STORE_FILE}; make one with `ingest`, or name another folder"
         ) from error
     except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror or error}") from error
+        # The errors of object stores begin with the address already.
+        raise InputError(f"{path} can't be read: {error.strerror}" if error.strerror else str(error)) from error
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise InputError(
             f"{path} is damaged ({first_line(error)}); delete it and run the ingest command again"

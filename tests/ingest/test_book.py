@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ingest.book import Book, open_book, read_parts
+from ingest.book import Book, read_parts
 from ingest.job import ingest
 from ingest.layout import Part, StoreFile
 from ingest.ledger import LedgerRow
 from ingest.location import LocalFolder
+from ingest.opening import open_book
 from manifests.clips import Manifest
 from manifests.errors import InputError
 from tests.ingest.stores import (
@@ -109,20 +110,25 @@ def test_a_part_comes_and_goes(root: Path, first: Manifest, sounds: Path) -> Non
     assert contents(root) == before
 
 
-def test_a_retried_part_is_told_by_its_list(root: Path, first: Manifest, sounds: Path) -> None:
+def test_a_retried_part_says_so(root: Path, first: Manifest, sounds: Path) -> None:
     book = opened(root, first)
     manifest = files_of(sounds, ["a0"])
-    book.add_part(Part(num_clips_asked=1, manifest_sha256=manifest.sha256, wanted_sha256=first.sha256), manifest)
-    assert book.is_retrying
+    part = Part(num_clips_asked=1, manifest_sha256=manifest.sha256, wanted_sha256=first.sha256)
+    book.add_part(part.model_copy(update={"is_retry": True}), manifest)
+    assert opened(root, first).is_retrying
+    book.drop_last_part()
+    book.add_part(part, manifest)
+    assert not opened(root, first).is_retrying
 
 
 def test_a_manifest_with_more_rows_than_store_json_counts(root: Path, first: Manifest, sounds: Path) -> None:
     """As a run leaves it that was killed while it added a part."""
-    store = (root / "store.json").read_bytes()
+    before = {name: (root / name).read_bytes() for name in ("store.json", "SHA256SUMS")}
     book = opened(root, first)
     manifest = files_of(sounds, ["c0"])
     book.add_part(Part(num_clips_asked=1, manifest_sha256=manifest.sha256, wanted_sha256="wanted"), manifest)
-    (root / "store.json").write_bytes(store)
+    for name, content in before.items():
+        (root / name).write_bytes(content)
     assert [len(part) for part in read_parts(LocalFolder(root), store_of(root))] == [5, 2]
     ingest(first, root, OPTIONS)
     assert_sums(root)
@@ -137,9 +143,9 @@ def test_what_can_be_derived_is_made_again(root: Path, whole: Path, first: Manif
 
 def test_a_manifest_of_several_parts_can_t_be_made_from_one_list(root: Path, first: Manifest) -> None:
     (root / "manifest.parquet").unlink()
-    with pytest.raises(InputError, match=r"it can only be made from the lists: delete store\.json") as caught:
+    with pytest.raises(InputError, match=r"is missing or not this store's; restore it from a copy") as caught:
         ingest(first, root, OPTIONS)
-    assert "run the store's ingest commands again in their order; shards that are whole are kept" in str(caught.value)
+    assert "delete store.json and manifest.parquet and nothing else" in str(caught.value)
 
 
 def test_the_manifest_of_a_single_part_is_made_again(first: Manifest, tmp_path: Path) -> None:
@@ -157,7 +163,7 @@ def test_the_manifest_of_a_single_part_is_made_again(first: Manifest, tmp_path: 
 def test_a_manifest_of_another_store_is_refused(root: Path, first: Manifest, tmp_path: Path) -> None:
     ingest(first, tmp_path / "other", OPTIONS)
     shutil.copy(tmp_path / "other" / "manifest.parquet", root)
-    with pytest.raises(InputError, match=r"manifest\.parquet is missing or not this store's; it can only be made"):
+    with pytest.raises(InputError, match=r"manifest\.parquet is missing or not this store's; restore it"):
         ingest(first, root, OPTIONS)
 
 
@@ -233,6 +239,7 @@ def test_a_snapshot_of_other_shards_is_noticed(root: Path, first: Manifest) -> N
     about = json.loads((root / "store.json").read_text())
     about["snapshots"][1]["fingerprint"] = "0" * 64
     (root / "store.json").write_text(json.dumps(about))
+    (root / "SHA256SUMS").unlink()
     with pytest.raises(InputError, match="its shards are not those that snapshot 2 names; run `featurestore verify`"):
         ingest(first, root, OPTIONS)
 

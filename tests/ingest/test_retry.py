@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ingest.book import open_book
 from ingest.child import Child
 from ingest.job import ingest
 from ingest.location import LocalFolder
+from ingest.opening import open_book
 from ingest.retry import retriable
 from ingest.status import read_status
 from manifests.clips import Manifest, make_manifest
