@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featurestore.store import Store
 from ingest.book import Book
-from ingest.ledger import LedgerRow
+from ingest.ledger import LedgerRow, moved
 from ingest.sidecar import commit_sidecar
 from ingest.tarwriter import TarWriter
 from manifests.errors import InputError
@@ -117,20 +117,8 @@ def _copy_sample(writer: TarWriter, sample: _Sample, content: bytes, vocabulary:
         writer.copy(content[: member.offset])
         about = content[member.offset_data : member.offset_data + member.size]
         writer.add(member.name, _relabelled(about, vocabulary))
-    moved = start - sample.start
-    return replace(
-        old,
-        fbank_offset=_moved(old.fbank_offset, moved),
-        hog_offset=_moved(old.hog_offset, moved),
-        audio_offset=_moved(old.audio_offset, moved),
-        sample_offset=start,
-        sample_size=writer.size - start,
-        sample_crc32=writer.sample_crc32,
-    )
-
-
-def _moved(offset: int | None, by: int) -> int | None:
-    return None if offset is None else offset + by
+    size = writer.size - start
+    return replace(moved(old, start), sample_size=size, sample_crc32=writer.sample_crc32)
 
 
 def _relabelled(content: bytes, vocabulary: Vocabulary) -> bytes:

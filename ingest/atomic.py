@@ -28,6 +28,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def move_in(finished: Path, path: Path) -> None:
+    """Moves a finished file, on the same file system, to its place."""
+    _sync(finished)
+    finished.replace(path)
+    _sync(path.parent)
+
+
 def atomic_write(path: Path, content: bytes | str) -> None:
     """Replaces the file at `path` by `content` (text as UTF-8)."""
     with atomic_path(path) as temporary:

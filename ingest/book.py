@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from ingest.describe import StoreFacts, describe, described_files, is_description
+from ingest.heldshard import held_rows
 from ingest.index import (
     Index,
     checksums,
@@ -78,6 +79,15 @@ class Book:
         _, first, stop = self._shards[shard]
         rows = self.index.table.select(["key", "ok", "reason", "detail"]).slice(first, stop - first).to_pylist()
         return {row["key"]: LedgerRow(**row) for row in rows if not row["ok"]}
+
+    def held(self, shard: int) -> set[str]:
+        """Keys of the clips that a shard, not published yet, holds already."""
+        if self.is_published(shard):
+            return set()
+        name, recipe = self.store.sidecar_name(shard), self.store.recipe_sha256(self.part_of(shard))
+        return (
+            set(held_rows(self.location, name, recipe)) if self.location.exists(self.store.tar_name(shard)) else set()
+        )
 
     def add_part(self, part: Part, manifest: Manifest) -> None:
         """Asks for further clips, in shards behind all others."""

@@ -22,11 +22,17 @@ _lock = Lock()
 
 
 def decode_window(
-    path: Path, clip: Clip, sample_rate_hz: int, window_s: float, seed: int, is_cut: bool | None
+    path: Path,
+    clip: Clip,
+    sample_rate_hz: int,
+    window_s: float,
+    seed: int,
+    is_cut: bool | None,
+    sha256: str | None = None,
 ) -> tuple[Window, str]:
     """:func:`ingest.window.read_window` and the file's sha256, in the helper process and within a time limit.
 
-    Raises ClipError, for a decoder that hangs or crashes too.
+    Raises ClipError, for a decoder that hangs or crashes too, and for a file that doesn't come to `sha256`.
     """
     request = {
         "what": "window",
@@ -37,6 +43,7 @@ def decode_window(
         "window_s": window_s,
         "seed": seed,
         "is_cut": is_cut,
+        "sha256": sha256,
     }
     header, content = _ask(path, request)
     waveform = np.frombuffer(content, np.float32)

@@ -26,6 +26,9 @@ def answer(request: dict[str, Any]) -> Reply:
 
 
 def _window(path: Path, request: dict[str, Any]) -> Reply:
+    wanted = request["sha256"]
+    if wanted is not None and source_sha256(path) != wanted:
+        raise ClipError(Reason.DAMAGED, "it is not the file that was downloaded; the next run fetches it again")
     clip = Clip(request["key"], "", request["start_ms"], request["end_ms"])
     limits = request["sample_rate_hz"], request["window_s"], request["seed"], request["is_cut"]
     window = read_window(path, clip, *limits)
@@ -33,7 +36,7 @@ def _window(path: Path, request: dict[str, Any]) -> Reply:
         "start_ms": window.start_ms,
         "clip_start_ms": window.clip_start_ms,
         "info": asdict(window.info),
-        "sha256": source_sha256(path),
+        "sha256": wanted or source_sha256(path),
     }
     return header, window.waveform.tobytes()
 

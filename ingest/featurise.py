@@ -46,15 +46,17 @@ def window_fbank(waveform: NDArray[np.float32], spec: FbankSpec) -> NDArray[np.f
     return fbank(torch.from_numpy(looped(waveform, spec.num_samples)), spec).half().numpy()
 
 
-def featurise(clip: Clip, path: Path, store: StoreFile, is_cut: bool | None = False) -> Features:
+def featurise(
+    clip: Clip, path: Path, store: StoreFile, is_cut: bool | None = False, sha256: str | None = None
+) -> Features:
     """File to features, as the store's recipe says. Raises ClipError with the reason why a clip can't be had.
 
-    `is_cut`: see :func:`ingest.window.read_window`. The HOG is that of the fbank as stored (float16), so that anyone
-    can compute it again from the shard.
+    `is_cut`: see :func:`ingest.window.read_window`; `sha256`: what the file must come to. The HOG is that of the fbank
+    as stored (float16), so that anyone can compute it again from the shard.
     """
     spec = store.fbank
     window_s = spec.num_samples / spec.sample_rate_hz
-    window, sha256 = decode_window(path, clip, spec.sample_rate_hz, window_s, store.seed, is_cut)
+    window, sha256 = decode_window(path, clip, spec.sample_rate_hz, window_s, store.seed, is_cut, sha256)
     if window.waveform.size < spec.frame_length:
         raise ClipError(Reason.TOO_SHORT, f"{window.waveform.size} samples, less than one frame of {spec.frame_length}")
     peak = float(np.abs(window.waveform).max())

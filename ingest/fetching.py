@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from ingest.child import Child
 from ingest.download import DownloadRequest, FetchError, download, video_url
 from ingest.ledger import TRANSIENT, Reason
 from ingest.location import Location, open_location
-from ingest.rawcache import RawCache, RawEntry
+from ingest.rawcache import NUM_LOOKUPS, RawCache, RawEntry
 from ingest.throttle import Backoff, BlockGuard, Limiter
 from manifests.errors import InputError
 
-# Records of an object store's cache are looked up so many at a time.
-NUM_LOOKUPS = 16
+# A recording that the server refuses so often, while it lets others pass, has to do with itself.
+MAX_BLOCKS_EACH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,12 @@ def fetch_recording(task: FetchTask) -> FetchOutcome:
             return FetchOutcome(task.recording, num_bytes=entry.size or 0)
     except FetchError as error:
         return FetchOutcome(task.recording, 0, error.reason, error.detail, error.retry_after_s)
+    except OSError as error:
+        trouble = (error.strerror or str(error)).removeprefix(f"{location} ")
+        raise InputError(
+            f"the raw cache {location} can't be written: {trouble}; make room or mend the place, and run the same "
+            "command again"
+        ) from error
 
 
 def stop_downloads(downloads: Collection[Future[FetchOutcome]]) -> None:
@@ -130,7 +136,10 @@ class Fetcher:
         self._cache, self._options, self._retry_failed, self._clock = cache, options, retry_failed, clock
         self._limiter, self._backoff = Limiter(options.rate_per_hour), Backoff()
         self._guard = BlockGuard.load(cache.read_state(), clock())
+        # Recordings that weren't tried yet, and those that are to be tried again.
         self._queue: deque[str] = deque()
+        self._again: list[str] = []
+        self._num_blocks: Counter[str] = Counter()
         self._asked: set[str] = set()
         self._in_flight: set[str] = set()
         # Of each shard that was asked about: the recordings that it still waits for, and all that it uses.
@@ -162,8 +171,13 @@ class Fetcher:
         with ThreadPoolExecutor(NUM_LOOKUPS, "lookup") as pool:
             entries = list(pool.map(self._cache.find, new))
         self._queue += [name for name, entry in zip(new, entries, strict=True) if self._must_fetch(entry)]
-        unsettled = {*self._queue, *self._in_flight}
+        unsettled = {*self._queue, *self._again, *self._in_flight}
         return {name for name in wanted if name in unsettled}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be fetched or is under way."""
+        return not (self._queue or self._again or self._in_flight)
 
     def _must_fetch(self, entry: RawEntry | None) -> bool:
         if entry is None or entry.file is not None:
@@ -180,13 +194,19 @@ class Fetcher:
                 "give --cookies"
             )
         tasks = []
-        while self._queue and len(self._in_flight) < self._options.num_parallel and not self.wait_s(now):
-            recording = min(self._queue, key=lambda name: self._backoff.not_before(name))
-            self._queue.remove(recording)
+        while len(self._in_flight) < self._options.num_parallel and not self.wait_s(now):
+            recording = self._next(now)
             self._in_flight.add(recording)
             self._limiter.started(now)
             tasks.append(FetchTask(recording, str(self._cache.location), self._request(recording)))
         return tasks
+
+    def _next(self, now: float) -> str:
+        if self._queue:
+            return self._queue.popleft()
+        recording = min(self._again, key=lambda name: self._backoff.wait_s(name, now))
+        self._again.remove(recording)
+        return recording
 
     def _request(self, recording: str) -> DownloadRequest:
         options = self._options
@@ -195,23 +215,18 @@ class Fetcher:
     def wait_s(self, now: float | None = None) -> float:
         """How long nothing may be asked for, 0 where something may be at once; endless while nothing waits."""
         now = self._clock() if now is None else now
-        if not self._queue:
-            return math.inf
-        earliest = min(self._backoff.not_before(name) for name in self._queue)
-        return max(earliest - now, self._limiter.wait_s(now), self._guard.wait_s(now), 0.0)
+        own_s = 0.0 if self._queue else min((self._backoff.wait_s(name, now) for name in self._again), default=math.inf)
+        return max(own_s, self._limiter.wait_s(now), self._guard.wait_s(now))
 
     def finished(self, outcome: FetchOutcome) -> None:
         """Takes note of what came of a download."""
         now, recording = self._clock(), outcome.recording
         self._in_flight.remove(recording)
         if outcome.reason is Reason.RATE_LIMITED:
-            # Not this recording's fault: it doesn't count as a try.
             self._guard.blocked(now, outcome.retry_after_s)
             self._cache.write_state(self._guard.save())
-            self._queue.appendleft(recording)
-            return
-        if outcome.reason in TRANSIENT and self._backoff.failed(recording, now, outcome.retry_after_s):
-            self._queue.append(recording)
+        if self._is_tried_again(outcome, now):
+            self._again.append(recording)
             return
         if outcome.reason is None:
             self._guard.succeeded(now)
@@ -223,6 +238,13 @@ class Fetcher:
             self.last_failure = f"{recording}: {outcome.reason}, {outcome.detail}"
         for waiting in self._waiting_for.values():
             waiting.discard(recording)
+
+    def _is_tried_again(self, outcome: FetchOutcome, now: float) -> bool:
+        if outcome.reason is Reason.RATE_LIMITED:
+            # As a rule not this recording's fault, so that it doesn't count as a try.
+            self._num_blocks[outcome.recording] += 1
+            return self._num_blocks[outcome.recording] < MAX_BLOCKS_EACH
+        return outcome.reason in TRANSIENT and self._backoff.failed(outcome.recording, now, outcome.retry_after_s)
 
     def shard_done(self, shard: int) -> None:
         """A shard is committed: recordings that no other one uses are dropped, where the raw cache isn't kept."""

@@ -24,7 +24,7 @@ from ingest.progress import ProgressDisplay
 from ingest.rawcache import RawCache
 from ingest.retry import retriable
 from ingest.shards import ShardTask
-from ingest.sources import ClipSources, SourceFile, find_source, open_sources
+from ingest.sources import ClipSources, SourceFile, find_sources, open_sources
 from manifests.clips import Clip, Manifest, make_manifest
 from manifests.errors import InputError
 from manifests.geometry import FbankSpec, HogSpec
@@ -205,8 +205,8 @@ class _Run:
             yield Fetcher(RawCache(raw), self.options.fetch, retry_failed=retry_failed, num_uses=uses)
 
     def _recordings(self, shard: int) -> list[str]:
-        settled = self.book.settled(shard)
-        return [clip.source for clip in self.book.clips(shard) if clip.key not in settled]
+        needless = self.book.settled(shard).keys() | self.book.held(shard)
+        return [clip.source for clip in self.book.clips(shard) if clip.key not in needless]
 
     def _task(self, shard: int, sources: ClipSources) -> ShardTask:
         book, clips = self.book, self.book.clips(shard)
@@ -218,7 +218,7 @@ class _Run:
             shard=shard,
             recipe_sha256=book.store.recipe_sha256(book.part_of(shard)),
             clips=clips,
-            sources=tuple(find_source(sources, clip) for clip in clips),
+            sources=find_sources(sources, clips),
             settled=book.settled(shard),
             tar_sha256=None if published is None else published.tar_sha256,
         )
@@ -290,4 +290,5 @@ class _Run:
                     for _ in fetch_all([clip.source for clip in clips], executor, fetcher):
                         display.advance(0, fetcher.note)
         sources = open_sources(self.wanted.sources)
-        return [clip for clip in clips if isinstance(find_source(sources, clip), SourceFile)]
+        found = zip(clips, find_sources(sources, clips), strict=True)
+        return [clip for clip, source in found if isinstance(source, SourceFile)]

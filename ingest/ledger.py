@@ -1,6 +1,6 @@
 """The ledger: one row per clip asked for, in or not in the shard, with a typed reason where it is not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import pyarrow as pa
@@ -25,13 +25,19 @@ class Reason(StrEnum):
     AGE_GATED = "age_gated"  # only for viewers who signed in
     UNAVAILABLE = "unavailable"  # any other definite no: members only, paid, an upcoming live stream
     FORBIDDEN = "forbidden"  # HTTP 403, which is often a passing mood of the server
+    DAMAGED = "damaged"  # the file in the raw cache is no longer the one that was downloaded
     RATE_LIMITED = "rate_limited"  # HTTP 429 or a sign-in wall: the server wants fewer requests
     NETWORK = "network"  # the connection, the server or the name service failed
     TIMEOUT = "timeout"  # not done within the time limit
     DOWNLOADER = "downloader"  # yt-dlp failed, or could make nothing of the answer: a newer one may
 
 
-TRANSIENT = frozenset({Reason.FORBIDDEN, Reason.RATE_LIMITED, Reason.NETWORK, Reason.TIMEOUT, Reason.DOWNLOADER})
+TRANSIENT = frozenset(
+    {
+        *(Reason.FORBIDDEN, Reason.DAMAGED, Reason.RATE_LIMITED),
+        *(Reason.NETWORK, Reason.TIMEOUT, Reason.DOWNLOADER),
+    }
+)
 
 
 class ClipError(Exception):
@@ -127,3 +133,19 @@ class LedgerRow:
     clipped: bool | None = None
     fbank_sum: float | None = None
     fbank_sum_sq: float | None = None
+
+
+def moved(row: LedgerRow, sample_offset: int) -> LedgerRow:
+    """The row of a clip whose members were copied, as they are, to another place of a tar."""
+    by = sample_offset - (row.sample_offset or 0)
+
+    def there(offset: int | None) -> int | None:
+        return None if offset is None else offset + by
+
+    return replace(
+        row,
+        fbank_offset=there(row.fbank_offset),
+        hog_offset=there(row.hog_offset),
+        audio_offset=there(row.audio_offset),
+        sample_offset=sample_offset,
+    )

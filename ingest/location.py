@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ingest.atomic import atomic_path, exclusive, remove_stale
+from ingest.atomic import atomic_path, exclusive, move_in, remove_stale
 from manifests.errors import InputError
 
 
@@ -80,6 +80,10 @@ class Location(ABC):
     @abstractmethod
     def writing(self, name: str) -> AbstractContextManager[Path]:
         """Yields a path on this machine to write to; what was written appears as `name` unless an error comes out."""
+
+    @abstractmethod
+    def take(self, path: Path, name: str) -> None:
+        """Moves a finished file of this machine, in a hidden folder of this location if it is one, to `name`."""
 
     @abstractmethod
     def delete(self, name: str) -> None:
@@ -173,6 +177,11 @@ class LocalFolder(Location):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             yield temporary
+
+    def take(self, path: Path, name: str) -> None:
+        target = self._path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        move_in(path, target)
 
     def delete(self, name: str) -> None:
         (self._path / name).unlink(missing_ok=True)

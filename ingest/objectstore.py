@@ -110,6 +110,11 @@ class ObjectFolder(Location):
             with path.open("rb") as file:
                 self._try("can't be written", name, lambda: self._upload(name, file))
 
+    def take(self, path: Path, name: str) -> None:
+        with path.open("rb") as file:
+            self._try("can't be written", name, lambda: self._upload(name, file))
+        path.unlink()
+
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError):
             self._try("can't be deleted", name, lambda: obstore.delete(self._store, self._key(name)))

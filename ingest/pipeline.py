@@ -53,7 +53,8 @@ def run_pipeline(work: Work, executor: Executor, fetcher: Fetcher | None) -> Ite
 
 def fetch_all(recordings: Sequence[str], executor: Executor, fetcher: Fetcher) -> Iterator[None]:
     """Fetches recordings, without a shard that waits for them; yields now and then."""
-    while fetcher.ask(recordings):
+    fetcher.ask(recordings)
+    while not fetcher.is_idle:
         for event in executor.wait(_submit_downloads(executor, fetcher)):
             if isinstance(event, FetchOutcome):
                 fetcher.finished(event)

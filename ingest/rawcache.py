@@ -14,6 +14,8 @@ from ingest.ledger import Reason
 from ingest.location import Location
 from ingest.window import file_sha256
 
+# Records of an object store's cache are looked up so many at a time.
+NUM_LOOKUPS = 16
 _STATE_FILE = "fetching.json"
 
 
@@ -50,13 +52,12 @@ class RawCache:
         return entry
 
     def add(self, recording: str, path: Path, format_name: str) -> RawEntry:
-        """Copies a download in; its record, which says that it is whole, comes last."""
+        """Moves a download in; its record, which says that it is whole, comes last."""
         name = _stem(recording) + (path.suffix or ".bin")
-        with self.location.writing(name) as target:
-            _copy(path, target)
         entry = RawEntry(
             id=recording, file=name, size=path.stat().st_size, sha256=file_sha256(path), format=format_name
         )
+        self.location.take(path, name)
         self._record(entry)
         return entry
 
@@ -70,6 +71,10 @@ class RawCache:
         if entry is not None and entry.file is not None:
             self._record(entry.model_copy(update={"file": None}))
             self.location.delete(entry.file)
+
+    def forget(self, recording: str) -> None:
+        """Makes a recording one that was never fetched; its file stays until another one takes its place."""
+        self.location.delete(_record_name(recording))
 
     def read_state(self) -> dict[str, object]:
         """What the last run left for the next one; empty where there is nothing readable."""
@@ -94,9 +99,3 @@ def _stem(recording: str) -> str:
 
 def _record_name(recording: str) -> str:
     return f"{_stem(recording)}.json"
-
-
-def _copy(path: Path, target: Path) -> None:
-    with path.open("rb") as source, target.open("wb") as sink:
-        while chunk := source.read(1 << 20):
-            sink.write(chunk)

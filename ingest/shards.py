@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from ingest.featurise import CLIPPING_PEAK, SILENCE_PEAK, Features, featurise
+from ingest.heldshard import HeldShard, open_held
 from ingest.layout import StoreFile
-from ingest.ledger import ClipError, LedgerRow
+from ingest.ledger import ClipError, LedgerRow, Reason
 from ingest.location import Location, open_location
+from ingest.rawcache import RawCache
 from ingest.sidecar import commit_sidecar, read_sidecar
 from ingest.sources import SourceFile, Unavailable, local_source
 from ingest.tarwriter import TarWriter
@@ -53,19 +55,24 @@ class ShardProgress:
 def write_shard(task: ShardTask) -> Iterator[ShardProgress]:
     """Makes one shard, telling its progress; its sidecar's appearance says that it is whole.
 
-    The bytes depend on the task alone. Raises InputError, and leaves what there is, when a clip that the shard holds
-    can't be had any more, or the tar doesn't come to the bytes that it must have.
+    The bytes depend on the task alone; clips that a shard of the same recipe holds unharmed are copied. Raises
+    InputError, and leaves what there is, when a clip that the shard holds can't be had any more, or the tar doesn't
+    come to the bytes that it must have.
     """
     location = open_location(task.location)
     tar_name, sidecar_name = task.store.tar_name(task.shard), task.store.sidecar_name(task.shard)
     rows: list[LedgerRow] = []
     reported = 0
-    had = _clips_in_shard(task, location)
     with location.writing(tar_name) as temporary:
-        with temporary.open("wb") as file:
+        with (
+            open_held(location, tar_name, sidecar_name, task.recipe_sha256) as held,
+            temporary.open("wb") as file,
+        ):
+            had = _clips_in_shard(task, held)
             writer = TarWriter(file)
             for clip, source in zip(task.clips, task.sources, strict=True):
-                rows.append(task.settled.get(clip.key) or _add_clip(writer, clip, source, task.store))
+                row = task.settled.get(clip.key) or held.copy(clip.key, writer)
+                rows.append(row or _add_clip(writer, clip, source, task.store))
                 if not rows[-1].ok and clip.key in had:
                     raise _loss(rows[-1], task)
                 if len(rows) - reported == CLIPS_PER_REPORT:
@@ -83,12 +90,11 @@ def write_shard(task: ShardTask) -> Iterator[ShardProgress]:
     yield _progress(task, rows[reported:])
 
 
-def _clips_in_shard(task: ShardTask, location: Location) -> set[str]:
-    """Keys of the clips that the shard holds already, when it is made once more."""
+def _clips_in_shard(task: ShardTask, held: HeldShard) -> set[str]:
+    """Keys of the clips that the shard must hold, when it is made once more."""
     if task.tar_sha256 is not None:
         return {clip.key for clip in task.clips} - task.settled.keys()
-    sidecar = read_sidecar(location, task.store.sidecar_name(task.shard))
-    return set() if sidecar is None else {row["key"] for row in sidecar.ledger.to_pylist() if row["ok"]}
+    return set(held.rows)
 
 
 def _tar_sha256(location: Location, sidecar_name: str) -> str | None:
@@ -132,8 +138,10 @@ def _add_clip(writer: TarWriter, clip: Clip, source: SourceFile | Unavailable, s
         if isinstance(source, Unavailable):
             raise ClipError(source.reason, source.detail)
         with local_source(source) as path:
-            features = featurise(clip, path, store, source.is_cut)
+            features = featurise(clip, path, store, source.is_cut, source.sha256)
     except ClipError as error:
+        if error.reason is Reason.DAMAGED and isinstance(source, SourceFile):
+            RawCache(open_location(source.location)).forget(clip.source)
         return LedgerRow(clip.key, ok=False, reason=error.reason.value, detail=error.detail)
     start = writer.start_sample()
     fbank_offset = writer.add_array(f"{clip.key}.fbank.npy", features.fbank)

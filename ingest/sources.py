@@ -2,15 +2,17 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from ingest.ledger import ClipError, Reason
 from ingest.location import open_location
-from ingest.rawcache import RawCache
+from ingest.rawcache import NUM_LOOKUPS, RawCache
 from ingest.window import source_path
 from manifests.clips import Clip, Sources
 from manifests.errors import InputError
@@ -19,11 +21,15 @@ from manifests.folder import AUDIO_EXTENSIONS
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file at a location; `is_cut`: see :func:`ingest.window.read_window`."""
+    """A file at a location; `is_cut`: see :func:`ingest.window.read_window`.
+
+    `sha256`: what its content must come to, where that is known.
+    """
 
     location: str
     name: str
     is_cut: bool | None = False
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,12 @@ def find_source(sources: ClipSources, clip: Clip) -> SourceFile | Unavailable:
         return Unavailable(error.reason, error.detail)
 
 
+def find_sources(sources: ClipSources, clips: Sequence[Clip]) -> tuple[SourceFile | Unavailable, ...]:
+    """As :func:`find_source` for many clips: several at a time, since a cache may be far away."""
+    with ThreadPoolExecutor(NUM_LOOKUPS, "lookup") as pool:
+        return tuple(pool.map(partial(find_source, sources), clips))
+
+
 @contextmanager
 def local_source(source: SourceFile) -> Iterator[Path]:
     """The clip's file on this machine. Raises ClipError when it can't be had."""
@@ -96,7 +108,7 @@ class _Downloads:
             raise ClipError(Reason.MISSING, f"{clip.source} was never fetched")
         if entry.file is None:
             raise ClipError(entry.reason or Reason.MISSING, entry.detail or "its download was not kept (--no-raw)")
-        return SourceFile(str(self._cache.location), entry.file)
+        return SourceFile(str(self._cache.location), entry.file, sha256=entry.sha256)
 
 
 # ID, YID, ID_30, ID_30.5, ID_30000_40000, ID_30_40, ID_000030; a YouTube id has 11 characters, '_' and '-' among them.

@@ -44,9 +44,12 @@ class Backoff:
         # Of items that failed and have tries left, which is why few are here: tries so far, not before.
         self._failed: dict[str, tuple[int, float]] = {}
 
-    def not_before(self, item: str) -> float:
-        """The earliest time of an item's next try."""
-        return self._failed[item][1] if item in self._failed else -math.inf
+    def wait_s(self, item: str, now: float) -> float:
+        """How long until an item's next try, 0 where it may be now."""
+        if item not in self._failed:
+            return 0.0
+        # Never longer than the cap, should somebody set the clock back.
+        return min(max(self._failed[item][1] - now, 0.0), self._cap_s)
 
     def failed(self, item: str, now: float, retry_after_s: float | None = None) -> bool:
         """Takes note of a failure; whether the item may be tried again in this run. It is forgotten otherwise.
@@ -103,7 +106,7 @@ class BlockGuard:
 
     def wait_s(self, now: float) -> float:
         """How long the pause lasts, 0 without one."""
-        return max(self._until - now, 0.0)
+        return min(max(self._until - now, 0.0), self.LONGEST_PAUSE_S)
 
     def paused_until_text(self, now: float) -> str | None:
         """When the pause ends, as local wall-clock time with its offset from UTC; None without one."""

@@ -139,7 +139,7 @@ def test_nothing_to_mend(root: Path) -> None:
 @pytest.mark.parametrize("ending", ["tar", "parquet"])
 def test_sources_that_are_gone(grown: Any, ending: str) -> None:
     root = grown.root
-    clip = Store(root).clip(13)
+    clip = Store(root).clip(12)
     (grown.corpus / clip.source).rename(grown.corpus / "away")
     flip(root, f"{SHARD}.{ending}")
     damaged, times_before = hashes(root), times(root)
@@ -154,7 +154,7 @@ def test_sources_that_are_gone(grown: Any, ending: str) -> None:
 
 def test_a_source_that_changed(grown: Any) -> None:
     root = grown.root
-    (grown.corpus / Store(root).clip(13).source).write_bytes((grown.corpus / "clip00.wav").read_bytes())
+    (grown.corpus / Store(root).clip(12).source).write_bytes((grown.corpus / "clip00.wav").read_bytes())
     flip(root, f"{SHARD}.tar")
     damaged = hashes(root)
     with pytest.raises(InputError, match=r"tiny-000003 can't be made anew with the bytes .* source has changed"):
@@ -197,8 +197,6 @@ def test_what_only_the_lists_can_mend(grown: Any, name: str, how: str) -> None:
     # Not the last one: the clip of another try is tried once more.
     shards = {file: time for file, time in times(root).items() if file.startswith("shards/") and "06." not in file}
     advice = r"run the ingest command again|delete store\.json and manifest\.parquet and nothing else"
-        r"run the ingest command again|delete store\.json and manifest\.parquet and nothing else .* and run the store's"
-    )
     with pytest.raises(InputError, match=advice):
         repair(LocalFolder(root))
     for file in ("store.json", "manifest.parquet"):

@@ -49,8 +49,8 @@ def cache(tmp_path: Path) -> RawCache:
 
 def add(cache: RawCache, *recordings: str) -> None:
     media = Path(str(cache.location)).parent / "media.m4a"
-    media.write_bytes(b"sound")
     for recording in recordings:
+        media.write_bytes(b"sound")
         cache.add(recording, media, "140")
 
 
@@ -182,7 +182,7 @@ def test_a_block_pauses_everything_and_costs_no_try(cache: RawCache, clock: Cloc
     assert (due(later), later.wait_s()) == ([], 15 * 60)
     clock.now += 15 * 60
     assert "blocked" not in fetcher.note
-    assert due(fetcher) == [B, A, D]
+    assert due(fetcher) == [D, A, B]
     fetcher.finished(failed(A, Reason.RATE_LIMITED, retry_after_s=7200.0))
     assert fetcher.wait_s() == 7200
     assert fetcher.num_failed == 0
@@ -194,17 +194,40 @@ def test_a_block_pauses_everything_and_costs_no_try(cache: RawCache, clock: Cloc
 
 def test_a_server_that_goes_on_refusing_ends_the_run(cache: RawCache, clock: Clock) -> None:
     fetcher = Fetcher(cache, NO_LIMIT, clock=clock)
-    fetcher.ask([A])
+    recordings = [f"{number:011}" for number in range(24)]
+    fetcher.ask(recordings)
     pauses = []
-    for _ in range(BlockGuard.MAX_BLOCKS):
-        assert due(fetcher) == [A]
-        fetcher.finished(failed(A, Reason.RATE_LIMITED))
+    for number in range(BlockGuard.MAX_BLOCKS):
+        asked = due(fetcher)
+        assert asked == recordings[3 * number : 3 * number + 3]
+        for recording in asked:
+            fetcher.finished(failed(recording, Reason.RATE_LIMITED))
         pauses.append(fetcher.wait_s() / 60)
         clock.now += fetcher.wait_s()
     assert pauses == [15, 30, 60, 120, 240, 360, 360, 360]
     with pytest.raises(InputError, match=r"the server has refused 8 times in a row, .*; what was fetched is kept"):
         fetcher.due()
-    assert cache.find(A) is None
+    assert not any(map(cache.find, recordings))
+
+
+def test_a_recording_that_is_always_refused_is_given_up(cache: RawCache, clock: Clock) -> None:
+    """Others pass: so it has to do with this one, which waits for no later run to come to its end."""
+    fetcher = Fetcher(cache, NO_LIMIT, clock=clock)
+    fetcher.settled(0, lambda shard: [A, B, C, D])
+    tries = []
+    while not fetcher.settled(0, lambda shard: []):
+        for recording in due(fetcher):
+            tries.append(recording)
+            if recording == A:
+                fetcher.finished(failed(A, Reason.RATE_LIMITED))
+            else:
+                done(fetcher, cache, recording)
+        clock.now += fetcher.wait_s() if fetcher.wait_s() < math.inf else 0
+    assert tries == [A, B, C, D, A, A]
+    entry = cache.find(A)
+    assert entry is not None
+    assert entry.reason is Reason.RATE_LIMITED
+    assert (fetcher.num_fetched, fetcher.num_failed, fetcher.is_idle) == (3, 1, True)
 
 
 def test_downloads_are_dropped_after_their_last_use(cache: RawCache, clock: Clock) -> None:

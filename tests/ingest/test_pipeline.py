@@ -171,16 +171,25 @@ def test_what_may_pass_is_tried_at_once_and_in_later_runs(ingest: Ingest, tmp_pa
 def test_a_block_pauses_and_goes_on(ingest: Ingest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BlockGuard, "FIRST_PAUSE_S", 0.05)
     ingest.server.moods = {f"{WITH_Y}.m4a": "busy"}
-    refused = ingest("--store", "s", code=2)
-    assert "the server has refused 8 times in a row" in refused.err
-    assert ingest.server.asked.count(f"/mood/{WITH_Y}.m4a") >= 8
-    assert not store_of(tmp_path / "s").snapshots
+    ingest("--store", "s")
+    assert sorted(outcomes(tmp_path / "s").values()) == ["ok", "ok", "ok", "rate_limited", "removed"]
     state = RawCache(LocalFolder(tmp_path / "s" / "raw")).read_state()
-    assert state["num_blocks"] == 8
+    assert state["num_blocks"] == 3
     monkeypatch.setattr(BlockGuard, "LONGEST_PAUSE_S", 0.05)
     ingest.server.moods = {}
     ingest("--store", "s")
-    assert store_of(tmp_path / "s").snapshots[0].num_clips == 4
+    assert [snapshot.num_clips for snapshot in store_of(tmp_path / "s").snapshots] == [3, 4]
+
+
+def test_a_server_that_refuses_all_ends_the_run(
+    ingest: Ingest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BlockGuard, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(BlockGuard, "MAX_BLOCKS", 2)
+    ingest.server.moods = {f"{name}.m4a": "busy" for name in (DASHES, WITH_Y, THIRD)}
+    refused = ingest("--store", "s", code=2)
+    assert "the server has refused 2 times in a row" in refused.err
+    assert not store_of(tmp_path / "s").snapshots
 
 
 def rebuild_all(location: LocalFolder) -> None:
@@ -208,6 +217,33 @@ def test_downloads_that_aren_t_kept(ingest: Ingest, tmp_path: Path) -> None:
     assert GONE not in ingest.asked
     assert tar.read_bytes() == whole
     assert not list((root / "raw").rglob("*.m4a"))
+
+
+def test_clips_that_an_unfinished_store_holds_are_not_fetched_again(ingest: Ingest, tmp_path: Path) -> None:
+    ingest("--store", "whole")
+    ingest.server.moods = {f"{THIRD}.m4a": "status/500"}
+    stopped = ingest("--store", "s", "--no-raw", "--max-failures", 0.3, code=2)
+    assert "1 network" in stopped.err
+    ingest.server.moods = {}
+    ingest("--store", "s", "--no-raw")
+    assert ingest.asked == {THIRD}
+    assert contents(tmp_path / "s" / "shards") == contents(tmp_path / "whole" / "shards")
+
+
+def test_a_download_that_rots_is_fetched_again(ingest: Ingest, tmp_path: Path) -> None:
+    """Its features would be those of another sound, and nobody would know."""
+    ingest("--store", "s")
+    for path in (tmp_path / "s" / "raw").rglob(f"{WITH_Y}.m4a"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "s" / "raw").rename(tmp_path / "other" / "raw")
+    ingest("--store", "other")
+    outcome = outcomes(tmp_path / "other")[f"as_{WITH_Y}_000001000"]
+    assert (outcome, ingest.asked) == ("damaged", set())
+    ingest("--store", "other")
+    assert ingest.asked == {WITH_Y}
+    assert outcomes(tmp_path / "other")[f"as_{WITH_Y}_000001000"] == "ok"
 
 
 # Ray's own: sockets and pipes that it leaves to the garbage collector, and what it deprecates in itself.

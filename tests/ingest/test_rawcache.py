@@ -103,8 +103,11 @@ def test_what_is_damaged_is_as_if_it_were_not_there(cache: RawCache, root: Path,
         case "schema":
             record.write_text(record.read_text().replace('"size"', '"length"'))
     assert cache.find(ID) is None
+    media.write_bytes(SOUND)
     assert cache.add(ID, media, "140") == entry
     assert cache.find(ID) == entry
+    cache.forget(ID)
+    assert cache.find(ID) is None
 
 
 def test_state(cache: RawCache, root: Path) -> None:

@@ -385,6 +385,9 @@ def test_a_published_shard_is_not_made_with_other_bytes(sounds: Path, tmp_path: 
     run(published)
     assert tar.read_bytes() == whole
     noise(sounds, "1.wav", 20_005)
+    run(published)  # whole samples are copied
+    assert tar.read_bytes() == whole
+    tar.write_bytes(bytes(len(whole)))
     store = task.store.model_copy(update={"versions": {"python": "3.0", "numpy": "0.1"}})
     with pytest.raises(
         InputError, match="s-000000 can't be made anew with the bytes that its snapshot names"
@@ -392,15 +395,20 @@ def test_a_published_shard_is_not_made_with_other_bytes(sounds: Path, tmp_path: 
         run(replace(published, store=store))
     assert f"numpy 0.1 then, {np.__version__} now" in str(caught.value)
     assert "python" not in str(caught.value)
-    assert tar.read_bytes() == whole
+    assert tar.read_bytes() == bytes(len(whole))
     assert sidecar_of(tar).ledger.num_rows == 2
     assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_a_clip_in_a_shard_is_not_lost(sounds: Path, tmp_path: Path) -> None:
     tar = run(task := task_of(tmp_path, sounds, [Clip("a", "0.wav"), Clip("b", "1.wav")]))
-    before = tar.read_bytes()
+    whole = tar.read_bytes()
+    at = whole.index(b"b.fbank.npy") + 2000
+    before = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
     (sounds / "1.wav").unlink()
+    run(task)  # whole samples are copied
+    assert tar.read_bytes() == whole
+    tar.write_bytes(before)
     with pytest.raises(InputError, match=r"clip b is in s-000000 and can't be had any more \(missing: no such file\);"):
         run(task)
     assert tar.read_bytes() == before

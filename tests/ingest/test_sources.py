@@ -1,5 +1,6 @@
 """Where a clip's file is: by path, by the id in a file's name in all habits, in a cache of downloads."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -183,12 +184,14 @@ def test_downloads(tmp_path: Path) -> None:
     cache = RawCache(LocalFolder(tmp_path / "raw"))
     (tmp_path / "media.webm").write_bytes(b"sound")
     kept = cache.add(ID, tmp_path / "media.webm", "251")
+    (tmp_path / "media.webm").write_bytes(b"sound")
     cache.add(WITH_Y, tmp_path / "media.webm", "251")
     cache.drop(WITH_Y)
     cache.fail(DASHES, Reason.PRIVATE, "it is private")
     sources = open_sources(Sources(kind="raw_cache", address=str(tmp_path / "raw")))
     assert kept.file is not None
-    assert find_source(sources, clip()) == SourceFile(str(tmp_path / "raw"), kept.file, is_cut=False)
+    sha256 = hashlib.sha256(b"sound").hexdigest()
+    assert find_source(sources, clip()) == SourceFile(str(tmp_path / "raw"), kept.file, is_cut=False, sha256=sha256)
     assert find_source(sources, clip(DASHES)) == Unavailable(Reason.PRIVATE, "it is private")
     assert find_source(sources, clip(WITH_Y)) == Unavailable(Reason.MISSING, "its download was not kept (--no-raw)")
     assert find_source(sources, clip(UNDERSCORES)) == Unavailable(Reason.MISSING, f"{UNDERSCORES} was never fetched")

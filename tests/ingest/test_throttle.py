@@ -66,20 +66,22 @@ def test_no_limit_and_no_rate() -> None:
 @given(st.text(), waits_s)
 def test_waits_double_with_a_spread_and_tries_end(item: str, retry_after_s: float | None) -> None:
     backoff = Backoff(base_s=5, cap_s=15, max_tries=5)
-    assert backoff.not_before(item) == -math.inf
+    assert backoff.wait_s(item, NOW) == 0
     for longest_s in (5, 10, 15, 15):
         assert backoff.failed(item, NOW, retry_after_s)
         shortest_s = max(longest_s / 2, min(retry_after_s or 0, 15))
-        assert NOW + shortest_s <= backoff.not_before(item) <= NOW + max(longest_s, shortest_s)
+        assert shortest_s <= backoff.wait_s(item, NOW) <= max(longest_s, shortest_s)
+        assert backoff.wait_s(item, NOW + 20) == 0
+        assert backoff.wait_s(item, NOW - 1e9) == 15  # the clock was set back
     assert not backoff.failed(item, NOW)
-    assert backoff.not_before(item) == -math.inf
+    assert backoff.wait_s(item, NOW) == 0
 
 
 def test_four_tries_each_the_same_in_every_run_and_spread_over_items() -> None:
     def waits(item: str) -> list[float]:
         backoff, found = Backoff(), []
         while backoff.failed(item, 0.0):
-            found.append(backoff.not_before(item))
+            found.append(backoff.wait_s(item, 0.0))
         return found
 
     assert waits("a") == waits("a")
@@ -94,7 +96,7 @@ def test_a_success_makes_a_failure_be_forgotten() -> None:
     assert backoff.failed("a", NOW)
     backoff.succeeded("a")
     backoff.succeeded("never seen")
-    assert backoff.not_before("a") == -math.inf
+    assert backoff.wait_s("a", NOW) == 0
     assert backoff.failed("a", NOW)
     assert not backoff.failed("a", NOW)
 
@@ -130,6 +132,7 @@ def test_what_was_under_way_neither_counts_twice_nor_ends_a_pause() -> None:
     assert guard.num_blocks == 0
     guard.blocked(NOW + 10_000)
     assert guard.wait_s(NOW + 10_000) == PAUSE_S
+    assert guard.wait_s(NOW - 1e9) == LONGEST_S  # the clock was set back
 
 
 @given(st.lists(st.tuples(steps_s, st.sampled_from(("blocked", "succeeded")), waits_s), max_size=60))
