@@ -102,7 +102,7 @@ class Book:
             self.location.delete(self.store.sidecar_name(shard))
             self.location.delete(self.store.tar_name(shard))
         self.store = kept
-        self._save_checksums()
+        self.save_checksums()
         del self.parts[-1]
         # First store.json: a manifest may have rows that it doesn't count, but not lack some.
         write_store_file(self.location, kept)
@@ -113,9 +113,10 @@ class Book:
         self.__post_init__()
         self.write_manifest()
         write_store_file(self.location, self.store)
-        self._save_checksums()
+        self.save_checksums()
 
-    def _save_checksums(self) -> None:
+    def save_checksums(self) -> None:
+        """Writes SHA256SUMS where there are published shards, and it is another."""
         published = self.store.num_shards_published
         if published and self.index is not None and len(self.index.shards) >= published:
             self._write_checksums(self.index, described_files(self._facts(self.index)))

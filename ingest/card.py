@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow.compute as pc
 
 from ingest.coverage import Coverage, StoreFacts, present_names
-from ingest.licences import LICENCES
+from ingest.licences import terms_of
 from manifests.geometry import PatchGrid
 
 # The split that `datasets` shows: shards mix the store's own splits, which stand in each clip's json.
@@ -49,12 +49,9 @@ def dataset_card(facts: StoreFacts, coverage: Coverage) -> str:
 
 def _front_matter(facts: StoreFacts) -> str:
     """The features are spelt out: `datasets` would infer them from the first clips, and stumble over a first null."""
-    licence = LICENCES.get(facts.dataset)
     size = _SIZES[min(max(0, len(str(facts.num_clips)) - 3), len(_SIZES) - 1)]
     lines = ["---", f"pretty_name: {json.dumps(facts.dataset)}"]
-    lines += [f"license: {licence.hub_id if licence else 'unknown'}"]
-    if licence and licence.hub_id == "other":
-        lines += [f"license_name: {licence.name}", f"license_link: {licence.url}"]
+    lines += _licence_fields(facts)
     lines += ["task_categories:", "- audio-classification", "tags:", "- audio", "- webdataset", "- fbank", "- hog"]
     lines += ["size_categories:", f"- {size}"]
     lines += [
@@ -73,6 +70,18 @@ def _front_matter(facts: StoreFacts) -> str:
         lines += [f"    - name: {name}", f"      {'list' if name in LIST_FIELDS else 'dtype'}: {dtype}"]
     lines += [f"  - name: {name}\n    dtype: string" for name in ("__key__", "__url__")]
     return "\n".join([*lines, "---", ""])
+
+
+def _licence_fields(facts: StoreFacts) -> list[str]:
+    terms = terms_of(facts.dataset, facts.lists)
+    ids = [licence.hub_id for licence in terms.licences.values()] + (["unknown"] if terms.unstated else [])
+    ids = list(dict.fromkeys(ids))
+    lines = [f"license: {ids[0]}"] if len(ids) == 1 else ["license:", *(f"- {hub_id}" for hub_id in ids)]
+    others = [licence for licence in terms.licences.values() if licence.hub_id == "other"]
+    if others:
+        lines += [f"license_name: {'-and-'.join(licence.name for licence in others)}"]
+        lines += [f"license_link: {', '.join(dict.fromkeys(licence.url for licence in others))}"]
+    return lines
 
 
 def _array(name: str, shape: Sequence[int]) -> list[str]:
@@ -192,22 +201,24 @@ sha256sum --quiet --check SHA256SUMS
 """
 
 
-def _licence(facts: StoreFacts) -> str:
-    licence = LICENCES.get(facts.dataset)
-    if licence is None:
-        return """## Licence
-
-Not stated. The features derive from the recordings, whose terms apply; whoever publishes this store should say them
+_NOT_STATED = """Not stated. The features derive from the recordings, whose terms apply; whoever publishes this store \
+should say them
 here.
 """
-    return f"""## Licence
 
-[{licence.name}]({licence.url}). {licence.terms}
 
-```bibtex
-{licence.citation}
-```
-"""
+def _licence(facts: StoreFacts) -> str:
+    terms = terms_of(facts.dataset, facts.lists)
+    texts = {name: f"[{one.name}]({one.url}). {one.terms}\n" for name, one in terms.licences.items()}
+    texts |= dict.fromkeys(terms.unstated, _NOT_STATED)
+    if list(texts) == [facts.dataset]:
+        sections = list(texts.values())
+    else:
+        sections = [f"Clips of {name}: {text}" for name, text in texts.items()]
+        sections += [] if terms.unstated or "+" in facts.dataset else ["Clips of any other origin: not stated.\n"]
+    citations = dict.fromkeys(licence.citation for licence in terms.licences.values())
+    sections += ["```bibtex\n" + "\n".join(citations) + "\n```\n"] if citations else []
+    return "\n".join(["## Licence\n", *sections])
 
 
 def _origin(facts: StoreFacts) -> str:

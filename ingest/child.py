@@ -45,6 +45,7 @@ class Child:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._requests = self._replies = -1
+        self._waiting = threading.Lock()
 
     def call(self, request: dict[str, Any], time_limit_s: float) -> tuple[dict[str, Any], bytearray]:
         """The reply to `request` and its bytes. Raises ChildTimeoutError or ChildDiedError."""
@@ -62,30 +63,34 @@ class Child:
         except TimeoutError as error:
             raise ChildTimeoutError(f"no answer within {time_limit_s:g} s") from error
         except (EOFError, BrokenPipeError) as error:
-            raise ChildDiedError(_how_it_ended(process)) from error
+            raise ChildDiedError(_how_it_ended(process.pid)) from error
         finally:
             if not answered:  # on Ctrl-C too: a late reply must not be taken for the next one's
                 self.close()
 
     def kill(self) -> None:
-        """Kills the helper and what it started, if it runs; from any thread: a call under way then fails."""
-        process = self._process
-        if process is not None and process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        """Kills the helper and what it started, which may outlive it; from any thread: a call under way then fails."""
+        with self._waiting, contextlib.suppress(ChildProcessError, ProcessLookupError):
+            if self._process is not None:
+                # Refused where the id may be another's: it was waited for, or this is a fork of who started it.
+                _end_of(self._process.pid, os.WNOHANG)
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Kills the helper and waits for its end."""
+        """Kills the helper and what it started, and waits for the helper's end."""
         if self._process is None:
             return
         self.kill()
-        self._process.wait()
+        with contextlib.suppress(ChildProcessError):
+            _end_of(self._process.pid)
+        with self._waiting:
+            self._process.wait()
+            self._process = None
         os.close(self._requests)
         os.close(self._replies)
-        self._process = None
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is not None:
+        if self._process is not None and _has_ended(self._process.pid):
             self.close()
         if self._process is None:
             child_reads, self._requests = os.pipe()
@@ -155,6 +160,25 @@ def _write_all(descriptor: int, content: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
-    code = process.wait()
-    return f"ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with status {code}"
+def _end_of(pid: int, options: int = 0) -> os.waitid_result | None:
+    """How a child ended, which keeps its id, so that its group can still be killed; None: not yet, with WNOHANG.
+
+    Raises ChildProcessError when it is no child of this process, or none any more.
+    """
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | options)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return _end_of(pid, os.WNOHANG) is not None
+    except ChildProcessError:
+        return True
+
+
+def _how_it_ended(pid: int) -> str:
+    end = _end_of(pid)
+    if end is None:
+        raise ValueError(f"{pid} has not ended")
+    if end.si_code == os.CLD_EXITED:
+        return f"ended with status {end.si_status}"
+    return f"ended by signal {end.si_status} ({signal.strsignal(end.si_status)})"

@@ -10,7 +10,7 @@ from ingest.card import LIST_FIELDS, SAMPLE_FIELDS, hog_shape
 from ingest.coverage import StoreFacts
 from ingest.layout import MANIFEST_FILE, SHARD_FOLDER
 from ingest.ledger import SCHEMA as LEDGER_SCHEMA
-from ingest.licences import LICENCES
+from ingest.licences import terms_of
 from manifests.clips import SCHEMA as MANIFEST_SCHEMA
 
 VERSION = "http://mlcommons.org/croissant/1.1"
@@ -69,7 +69,6 @@ def croissant_json(facts: StoreFacts, tables: dict[str, str]) -> str:
     samples, fbank and hog say what the tars' members are, which it can't open (json and npy inside a tar).
     """
     shapes = {"fbank": (facts.fbank.num_frames, facts.fbank.num_mel_bins), "hog": hog_shape(facts)}
-    licence = LICENCES.get(facts.dataset)
     metadata = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -80,12 +79,19 @@ def croissant_json(facts: StoreFacts, tables: dict[str, str]) -> str:
         f"Snapshot {facts.snapshot}, fingerprint {facts.fingerprint}. All fbank values have mean {facts.mean!r} and "
         f"standard deviation {facts.std!r}.",
         "version": f"{facts.snapshot}.0.0",
-        **({"license": licence.url, "citeAs": licence.citation} if licence else {}),
+        **_terms(facts),
         "keywords": ["audio", "fbank", "hog", "webdataset"],
         "distribution": [*_files(facts, tables), *_file_sets(facts)],
         "recordSet": [_samples(), *(_arrays(name, shape) for name, shape in shapes.items()), *_readable()],
     }
     return json.dumps(metadata, indent=1, ensure_ascii=False) + "\n"
+
+
+def _terms(facts: StoreFacts) -> dict[str, Any]:
+    licences = terms_of(facts.dataset, facts.lists).licences.values()
+    urls = list(dict.fromkeys(licence.url for licence in licences))
+    citations = dict.fromkeys(licence.citation for licence in licences)
+    return {"license": urls if len(urls) > 1 else urls[0], "citeAs": "\n".join(citations)} if urls else {}
 
 
 def _files(facts: StoreFacts, tables: dict[str, str]) -> list[dict[str, Any]]:

@@ -17,8 +17,10 @@ from ingest.ledger import AudioInfo, ClipError, DecoderError, Reason
 
 # Formats that libsndfile reads; it is tried first for them, and FFmpeg first for all others.
 SOUNDFILE_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"},
+    {".wav", ".flac", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"},
 )
+# FFmpeg reads these twice as fast, and libsndfile leaves an Opus stream's first milliseconds, which are none, in.
+OGG_SUFFIXES = frozenset({".ogg", ".oga", ".opus"})
 # On broken files the decoders' bindings raise these besides their own.
 DECODER_ERRORS = (soundfile.LibsndfileError, DecoderError, ValueError, RuntimeError, ArithmeticError)
 # An MP3's frames lean on those before: right after a seek they come out as silence.
@@ -145,6 +147,30 @@ def _tells_its_length(file: soundfile.SoundFile, path: Path) -> bool:
     return any(name in start for name in (b"Xing", b"Info", b"VBRI"))
 
 
+class _OggSource:
+    """A file open in FFmpeg; in libsndfile from where FFmpeg gives up, as it does where two files were joined."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._source = _open_in_ffmpeg(path)
+        self._is_first = True
+        self.info = self._source.info
+
+    def read(self, start: int, num_samples: int) -> NDArray[np.float32]:
+        try:
+            return self._source.read(start, num_samples)
+        except DECODER_ERRORS:
+            if not self._is_first:
+                raise
+        self._source.close()
+        self._source, self._is_first = _SoundFileSource(self._path), False
+        self.info = self._source.info
+        return self._source.read(start, num_samples)
+
+    def close(self) -> None:
+        self._source.close()
+
+
 @contextmanager
 def open_audio(path: Path) -> Iterator[AudioSource]:
     """Opens a file with the first decoder that takes it, and turns the decoders' errors into ClipErrors."""
@@ -170,8 +196,10 @@ def open_audio(path: Path) -> Iterator[AudioSource]:
 
 
 def _first_decoder(path: Path) -> AudioSource:
-    decoders: list[Callable[[Path], AudioSource]] = [_SoundFileSource, _open_in_ffmpeg]
-    if path.suffix.lower() not in SOUNDFILE_SUFFIXES:
+    decoders: list[Callable[[Path], AudioSource]] = [_open_in_ffmpeg, _SoundFileSource]
+    if path.suffix.lower() in OGG_SUFFIXES:
+        decoders[0] = _OggSource
+    if path.suffix.lower() in SOUNDFILE_SUFFIXES:
         decoders.reverse()
     failures = []
     for decoder in decoders:

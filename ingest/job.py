@@ -140,6 +140,7 @@ class _Run:
         if self._is_of_another_list():
             # Only what is published is looked after: that other ingest goes on when it is asked for.
             self.make([shard for shard in range(first_new) if not self._is_done(shard)])
+            self.book.save_checksums()
             return
         self.make([shard for shard in range(store.num_shards) if not self._is_done(shard)])
         if self.book.is_retrying:

@@ -63,7 +63,11 @@ class _Seen:
 
 @contextmanager
 def leased(lock: Lock) -> Iterator[None]:
-    """Holds the lock. Raises InputError when another process does, OSError at the end when it was lost meanwhile."""
+    """Holds the lock.
+
+    Raises InputError when another process does, OSError when there is no such bucket or it may not be written to, and
+    at the end when the lock was lost meanwhile.
+    """
     lease = _Lease(lock)
     lease.acquire()
     try:
@@ -119,7 +123,7 @@ class _Lease:
                 continue
 
     def _put(self, condition: Any, holder: dict[str, Any] | None) -> bool:
-        """Writes the lock on that condition, and says whether this succeeded."""
+        """Writes the lock on that condition, and says whether it held; raises OSError when that can't be found out."""
         lock = self._lock
         # The random part tells this write from all others, the holder's own earlier ones too.
         content = json.dumps({"holder": holder, "write": secrets.token_hex(16)}).encode()
@@ -129,7 +133,9 @@ class _Lease:
                 f"{lock.where}: can't write the lock",
                 lock.patience,
             )
-        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+        except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+            if condition == "create" and isinstance(error, FileNotFoundError):
+                raise  # what is missing is the bucket
             # Also when the write was done, its answer lost, and the repeated one refused.
             seen = self._look()
             if seen is None or seen.content != content:

@@ -1,6 +1,10 @@
-"""What is known of the terms of public datasets, by dataset name."""
+"""What is known of the terms of public datasets, and which of them a store's clips are from."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from manifests.audioset import SPLITS, audioset_lists
+from manifests.vggsound import VGGSOUND_LISTS
 
 
 @dataclass(frozen=True)
@@ -12,6 +16,18 @@ class Licence:
     url: str
     terms: str
     citation: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is known of the terms of a store's clips: `licences` by dataset, and the datasets with `unstated` ones.
+
+    Neither tells of all clips where the store's name is none of those datasets': a store may be a subset or a merge
+    under a new name.
+    """
+
+    licences: dict[str, Licence]
+    unstated: tuple[str, ...]
 
 
 _ESC = (
@@ -59,3 +75,18 @@ LICENCES = {
         citation=_ESC,
     ),
 }
+
+_LISTS = {
+    "audioset": {*audioset_lists(SPLITS)},
+    "vggsound": {*VGGSOUND_LISTS, "vggsound_train.csv", "vggsound_test.csv"},
+}
+
+
+def terms_of(dataset: str, lists: Collection[str]) -> Terms:
+    """The terms of a store by its name, in which a merge's has its parts' joined by '+', and its lists' file names."""
+    named = dataset.split("+")
+    listed = [name for name, files in _LISTS.items() if not files.isdisjoint(lists)]
+    licences = {name: LICENCES[name] for name in (*named, *listed) if name in LICENCES}
+    # A new name alone says nothing of what is in it, where its lists do.
+    is_renamed = len(named) == 1 and bool(listed)
+    return Terms(licences, () if is_renamed else tuple(name for name in named if name not in LICENCES))

@@ -44,6 +44,7 @@ _ENDPOINTS = {
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
 _STATUS = re.compile(r"status code: (\d{3})")
+_NO_BUCKET = re.compile(r"<Code>(NoSuchBucket|ContainerNotFound)</Code>")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 # The process that used a store first: obstore's threads don't live on in one that is forked from it.
 _user_pid = 0
@@ -183,7 +184,7 @@ def _os_error(error: Exception, doing: str) -> OSError:
     if "169.254.169.254" in text or "metadata.google" in text:
         return PermissionError(f"{doing}: no credentials in the environment, and this machine has no role")
     if isinstance(error, FileNotFoundError) or status == 404:
-        return FileNotFoundError(f"{doing}: no such {'bucket' if 'NoSuchBucket' in text else 'file'}")
+        return FileNotFoundError(f"{doing}: no such {'bucket' if _NO_BUCKET.search(text) else 'file'}")
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403):
         return PermissionError(f"{doing}: denied ({answer}); check the credentials and what they allow")
     if "redirect" in text:

@@ -29,7 +29,9 @@ def answer(request):
     if what == "family":
         sleeper = subprocess.Popen(["sleep", "60"])
         open(request["into"], "w").write(f"{os.getpid()} {sleeper.pid}")
-        time.sleep(60)
+        time.sleep(request.get("s", 60))
+        if request.get("crash"):
+            os.kill(os.getpid(), signal.SIGSEGV)
     if what == "raise":
         raise ValueError("a bug")
     if what == "crash":
@@ -109,6 +111,42 @@ def test_what_a_helper_started_is_killed_with_it(child: Child, tmp_path: Path) -
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2
     assert all(is_gone(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("how", ["crash", "killed, next request", "killed, close", "killed, kill"])
+def test_what_a_dead_helper_had_started_is_killed(child: Child, tmp_path: Path, how: str) -> None:
+    request = {"what": "family", "into": str(tmp_path / "pids"), "s": 0, "crash": how == "crash"}
+    if how == "crash":
+        with pytest.raises(ChildDiedError, match="signal 11"):
+            child.call(request, LIMIT_S)
+    else:
+        child.call(request, LIMIT_S)
+    helper, sleeper = (int(pid) for pid in (tmp_path / "pids").read_text().split())
+    if how != "crash":
+        os.kill(helper, 9)
+        assert is_gone(helper)
+        assert not is_gone(sleeper, within_s=0.1)
+    if how.endswith("next request"):
+        with suppress(ChildDiedError):  # whether the system has told of its death yet is chance
+            pid_of(child)
+    elif how.endswith("close"):
+        child.close()
+    elif how.endswith("kill"):
+        child.kill()
+    assert is_gone(sleeper)
+    assert pid_of(child) != helper
+
+
+def test_a_fork_leaves_the_helper_alone(child: Child) -> None:
+    """Only the process that started it may kill it."""
+    pid = pid_of(child)
+    forked = os.fork()
+    if not forked:
+        child.kill()
+        child.close()
+        os._exit(0)
+    os.waitpid(forked, 0)
+    assert pid_of(child) == pid
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,17 @@ def test_another_recipe_is_one_line(run: Run, corpus: Manifest, store_root: Path
     assert failed.err.count("\n") == 1
 
 
+def test_a_place_that_fails_is_one_line(run: Run, store_root: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(store_root, tmp_path / "s"))
+    shutil.rmtree(root / "shards")
+    (root / "shards").symlink_to("shards")
+    failed = run("status", "s")
+    assert (failed.code, failed.out) == (2, "")
+    # Before it there is a line of progress.
+    error = "error: s/shards/tiny-000000.parquet: Too many levels of symbolic links"
+    assert [line for line in failed.err.splitlines() if "0/3 shards" not in line] == [error]
+
+
 @pytest.mark.parametrize("command", [(), ("folder",), ("esc50",), ("demo",), ("status",)])
 def test_help_has_an_example(run: Run, command: tuple[str, ...]) -> None:
     shown = run(*command, "--help")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -205,10 +206,74 @@ def test_users_names_dont_break_the_card() -> None:
     ],
 )
 def test_the_licence(dataset: str, licence: str, terms: str) -> None:
-    files = describe(replace(FACTS, dataset=dataset))
+    files = describe(replace(FACTS, dataset=dataset, lists={}))
     assert f"\nlicense: {licence}\n" in files["README.md"]
     assert terms in " ".join(files["README.md"].split("## Licence")[1].split())
     assert ("license" in json.loads(files["croissant.json"])) == (dataset != "birds")
+
+
+CC_BY, CC_BY_NC = "https://creativecommons.org/licenses/by/4.0/", "https://creativecommons.org/licenses/by-nc/3.0/"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "lists", "front", "of_clips", "urls", "cited"),
+    [
+        (
+            "audioset+vggsound",
+            [],
+            "license: other\nlicense_name: audioset-labels-cc-by-4.0-and-vggsound-labels-cc-by-4.0\n"
+            f"license_link: {CC_BY}\n",
+            ["audioset: [audioset-labels-cc-by-4.0]", "vggsound: [vggsound-labels-cc-by-4.0]"],
+            CC_BY,
+            ["gemmeke2017audioset", "chen2020vggsound"],
+        ),
+        (
+            "esc50+birds+audioset",
+            ["eval_segments.csv"],
+            f"license:\n- cc-by-nc-3.0\n- other\n- unknown\nlicense_name: audioset-labels-cc-by-4.0\n"
+            f"license_link: {CC_BY}\n",
+            ["esc50: [CC BY-NC 3.0]", "audioset: [audioset-labels-cc-by-4.0]", "birds: Not stated."],
+            [CC_BY_NC, CC_BY],
+            ["piczak2015esc", "gemmeke2017audioset"],
+        ),
+        (
+            "dogs",
+            ["class_labels_indices.csv", "balanced_train_segments.csv"],
+            f"license: other\nlicense_name: audioset-labels-cc-by-4.0\nlicense_link: {CC_BY}\n",
+            ["audioset: [audioset-labels-cc-by-4.0]", "any other origin: not stated."],
+            CC_BY,
+            ["gemmeke2017audioset"],
+        ),
+        (
+            "both",
+            ["vggsound.csv", "eval_segments.csv"],
+            "license: other\nlicense_name: audioset-labels-cc-by-4.0-and-vggsound-labels-cc-by-4.0\n"
+            f"license_link: {CC_BY}\n",
+            [
+                "audioset: [audioset-labels-cc-by-4.0]",
+                "vggsound: [vggsound-labels-cc-by-4.0]",
+                "any other origin: not stated.",
+            ],
+            CC_BY,
+            ["gemmeke2017audioset", "chen2020vggsound"],
+        ),
+        ("esc50+esc10", [], "license:\n- cc-by-nc-3.0\n- cc-by-3.0\n", None, None, ["piczak2015esc"]),
+        ("one+two", [], "license: unknown\n", ["one: Not stated.", "two: Not stated."], None, []),
+    ],
+)
+def test_the_licences_of_merges_and_renamed_subsets(
+    dataset: str, lists: list[str], front: str, of_clips: list[str] | None, urls: object, cited: list[str]
+) -> None:
+    files = describe(replace(FACTS, dataset=dataset, lists=dict.fromkeys(lists, "a" * 64)))
+    card, croissant = files["README.md"], json.loads(files["croissant.json"])
+    assert f"\n{front}task_categories:\n" in card
+    section = card.split("## Licence")[1].split("## Origin")[0]
+    if of_clips is not None:
+        paragraphs = [line.removeprefix("Clips of ") for line in section.splitlines() if line.startswith("Clips of ")]
+        assert [one for one, start in zip(paragraphs, of_clips, strict=True) if not one.startswith(start)] == []
+        assert croissant.get("license") == urls
+    for text in (section, croissant.get("citeAs", "")):
+        assert re.findall(r"@inproceedings\{(\w+),", text) == cited
 
 
 READ_CARD = """
@@ -244,9 +309,14 @@ def answer(script: str, folder: Path) -> list[object]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def dataset() -> str:
+    return "audioset"
+
+
+@pytest.fixture
+def folder(dataset: str, tmp_path: Path) -> Path:
     """A folder with the description of FACTS, a manifest, and files in the shards' places."""
-    for name, text in describe(replace(FACTS, dataset="audioset")).items():
+    for name, text in describe(replace(FACTS, dataset=dataset)).items():
         (tmp_path / name).write_text(text)
     for name in FACTS.tar_names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -274,6 +344,13 @@ def test_hugging_face_reads_the_card(folder: Path) -> None:
     assert files == {"clips": [str(folder / name) for name in FACTS.tar_names]}
 
 
+@pytest.mark.parametrize("dataset", ["audioset+esc50+birds"])
+def test_hugging_face_reads_several_licences(folder: Path) -> None:
+    data, _, _ = answer(READ_CARD, folder)
+    assert isinstance(data, dict)
+    assert data["license"] == ["other", "cc-by-nc-3.0", "unknown"]
+
+
 @pytest.mark.parametrize(
     ("num_clips", "size"), [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (2_084_320, "1M<n<10M")]
 )
@@ -281,6 +358,7 @@ def test_the_size_category(num_clips: int, size: str) -> None:
     assert f"size_categories:\n- {size}\n" in describe(replace(FACTS, num_clips=num_clips))["README.md"]
 
 
+@pytest.mark.parametrize("dataset", ["audioset", "audioset+esc50+birds"])
 def test_mlcroissant_validates_and_reads(folder: Path) -> None:
     errors, warnings, records = answer(READ_CROISSANT, folder)
     assert errors == []

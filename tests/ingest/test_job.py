@@ -254,6 +254,13 @@ def test_unpublished_shards_made_again_never_lose_a_clip(tmp_path: Path) -> None
     before = contents(store / "shards")
     for source in manifest.root.rglob("*.wav"):
         source.write_bytes(b"")
+    assert "stopped: 6 of 11 clips failed" in error_of(manifest, store, replace(OPTIONS, retry_failed=True))
+    assert [path for path, content in contents(store / "shards").items() if content != before[path]] == [
+        path for path in before if path.endswith(".parquet")
+    ]  # why the clips failed; those that are there were copied
+    for tar in (store / "shards").glob("*.tar"):
+        tar.write_bytes(bytes(tar.stat().st_size))
+    before = contents(store / "shards")
     text = error_of(manifest, store, replace(OPTIONS, retry_failed=True))
     assert "can't be had any more (not_audio: the file is empty); the shard stays as it is" in text
     assert contents(store / "shards") == before

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ingest.layout import Part, StoreFile, choose_store, read_store_file, write_store_file
-from ingest.location import LocalFolder
+from ingest.location import LocalFolder, open_location
 from manifests.errors import InputError
+from tests.s3server import Fault, FlakyProxy, flaky_s3_fixture, s3_server_fixture  # noqa: F401
 
 
 def test_read_back_as_written(store_root: Path, tmp_path: Path) -> None:
@@ -75,6 +76,19 @@ def test_the_one_store_under_data_is_meant(store_root: Path, tmp_path: Path, mon
 def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a store: it has no store\.json; make one with `ingest`"):
         read_store_file(LocalFolder(tmp_path / "none"))
+
+
+def test_a_place_that_fails_is_named_once(flaky_s3: tuple[str, FlakyProxy], tmp_path: Path) -> None:
+    address, proxy = flaky_s3
+    proxy.inject(Fault.DENIED)
+    with pytest.raises(InputError) as caught:
+        read_store_file(open_location(f"{address}/a"))
+    denied = "denied (HTTP 403 AccessDenied); check the credentials and what they allow"
+    assert str(caught.value) == f"{address}/a/store.json can't be read: {denied}"
+    (tmp_path / "store.json").mkdir()
+    with pytest.raises(InputError) as caught:
+        read_store_file(LocalFolder(tmp_path))
+    assert str(caught.value) == f"{tmp_path}/store.json can't be read: Is a directory"
 
 
 def test_another_format(store_root: Path, tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ from ingest.lease import LeaseTimes
 from ingest.objectclient import Patience, connect
 from ingest.objectstore import ObjectFolder
 from manifests.errors import InputError
-from tests.s3server import Fault, FlakyProxy, flaky_s3_fixture, s3_fixture, s3_server_fixture  # noqa: F401
+from tests.s3server import (  # noqa: F401
+    Fault,
+    FlakyProxy,
+    S3Server,
+    flaky_s3_fixture,
+    s3_fixture,
+    s3_server_fixture,
+)
 
 PATIENCE = Patience(request_s=0.5, total_s=4.0)
 # The clock of the store has whole seconds.
@@ -224,6 +231,36 @@ def test_a_store_that_is_away_for_a_while(flaky_s3: tuple[str, FlakyProxy]) -> N
         time.sleep(1.5)
         proxy.heal()
     take(folder(address))
+
+
+def test_no_bucket(s3: str) -> None:
+    """In a process of its own, which ends at once and doesn't try for ever."""
+    address = f"{s3}-other/store"
+    done = subprocess.run([sys.executable, "-c", HOLDER, address], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"\nFileNotFoundError: {address}: can't write the lock: no such bucket\n")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_store_that_denies(method: str, flaky_s3: tuple[str, FlakyProxy]) -> None:
+    address, proxy = flaky_s3
+    for _ in range(2):  # a lock that is new, and one that is there
+        proxy.inject(Fault.DENIED, method=method)
+        doing = "read" if method == "GET" else "write"
+        with pytest.raises(PermissionError, match=rf"^{address}: can't {doing} the lock: denied \(HTTP 403 Acc"):
+            take(folder(address))
+        proxy.heal()
+        take(folder(address))
+
+
+def test_a_bucket_that_is_removed_meanwhile(s3: str, s3_server: S3Server) -> None:
+    def work() -> None:
+        with folder(s3).lock("ingest"):
+            folder(s3).delete(".lock")
+            s3_server.request("DELETE", s3.removeprefix("s3://"))
+
+    with pytest.raises(OSError, match="this ingest lost its lock"):
+        work()
 
 
 def test_what_is_no_lock(s3: str) -> None:

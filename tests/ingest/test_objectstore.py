@@ -12,7 +12,7 @@ import zarr
 from obstore.store import S3Store
 
 from ingest.location import open_location
-from ingest.objectclient import Patience, connect
+from ingest.objectclient import Patience, connect, os_errors
 from ingest.objectstore import PART_BYTES, ObjectFolder
 from manifests.errors import InputError
 from tests.s3server import (  # noqa: F401
@@ -156,6 +156,19 @@ def test_a_bucket_that_does_not_exist(s3: str) -> None:
     for operation in (location.create, location.files, lambda: location.read("x")):
         with pytest.raises(FileNotFoundError, match="no such bucket"):
             operation()
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [("NoSuchBucket", "no such bucket"), ("ContainerNotFound", "no such bucket"), ("NoSuchKey", "no such file")],
+)
+def test_what_is_not_there(code: str, what: str) -> None:
+    """Azure speaks of containers."""
+    with (
+        pytest.raises(FileNotFoundError, match=f"^az://c/x can't be read: {what}$"),
+        os_errors("az://c/x can't be read"),
+    ):
+        raise FileNotFoundError(f"status code: 404 <Error><Code>{code}</Code><Message>of the bucket</Message></Error>")
 
 
 def test_replaced_while_it_is_read(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

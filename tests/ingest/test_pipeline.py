@@ -174,7 +174,7 @@ def test_a_block_pauses_and_goes_on(ingest: Ingest, tmp_path: Path, monkeypatch:
     ingest("--store", "s")
     assert sorted(outcomes(tmp_path / "s").values()) == ["ok", "ok", "ok", "rate_limited", "removed"]
     state = RawCache(LocalFolder(tmp_path / "s" / "raw")).read_state()
-    assert state["num_blocks"] == 3
+    assert state["num_blocks"] == 2  # in a row: something was fetched after the first one
     monkeypatch.setattr(BlockGuard, "LONGEST_PAUSE_S", 0.05)
     ingest.server.moods = {}
     ingest("--store", "s")
