@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 
 
-def medians_s(candidates: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def medians_s(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each candidate, taken in turns so that a noisy moment hits all of them.
 
     In its turn a candidate runs twice and the second run counts: the first finds the other's data in the caches.

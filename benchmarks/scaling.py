@@ -63,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for ending in ("m4a",):
             tasks = make_tasks(Path(name), ending)
-            rates = {workers: [] for workers in (1, 2)}
+            rates: dict[int, list[float]] = {workers: [] for workers in (1, 2)}
             for _ in range(max(3, arguments.repeats // 5)):
                 for workers in rates:
                     rates[workers].append(clips_per_s(tasks, workers))

@@ -15,7 +15,7 @@ NUM_CLASSES, TEACHER_DIM = 50, 384
 
 def backward(network: torch.nn.Module, loss: Tensor) -> None:
     network.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     if loss.is_cuda:
         torch.cuda.synchronize()
 

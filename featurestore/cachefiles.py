@@ -8,6 +8,7 @@ import zarr
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from featurestore.store import Store
+from ingest.atomic import TEMPORARY_SUFFIX
 from ingest.index import read_checksums
 from ingest.layout import CHECKSUM_FILE
 from ingest.location import Location
@@ -63,10 +64,19 @@ def open_arrays(group: zarr.Group, path: str) -> dict[Output, Any]:
 
 
 def write_cache_checksums(store: Store, name: str) -> None:
-    """Writes SHA256SUMS of all of a cache's files."""
+    """Writes SHA256SUMS of all of a cache's files; the caller holds the cache's lock."""
     folder = store.location.child(store.teacher_name(name))
+    _remove_pieces(folder)
     lines = [f"{file_sha256(folder, file)}  {file}\n" for file in folder.files() if file != CHECKSUM_FILE]
     folder.write(CHECKSUM_FILE, "".join(lines))
+
+
+def _remove_pieces(cache: Location) -> None:
+    """Removes what a killed writer left in a cache: zarr's pieces, which are not hidden, and our own."""
+    cache.remove_stale()
+    for name in cache.files():
+        if name.endswith(TEMPORARY_SUFFIX):
+            cache.delete(name)
 
 
 def file_sha256(folder: Location, name: str) -> str:

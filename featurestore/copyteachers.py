@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from featurestore.cachefiles import Output, write_cache_checksums
 from featurestore.store import Store
 from featurestore.teachercache import OF_THE_STORE, TeacherCache, cache_lock, create_cache
-from ingest.atomic import TEMPORARY_SUFFIX
-from ingest.location import Location
 from manifests.errors import InputError
 
 
@@ -43,17 +41,8 @@ def _copy(
             for output, array in values.items():
                 array[: len(rows)] = caches[store].gather(output, rows)
             copy.write(shard, values)
-        _remove_pieces(target.location.child(target.teacher_name(name)))
         write_cache_checksums(target, name)
     return True
-
-
-def _remove_pieces(cache: Location) -> None:
-    """Removes what a killed writer left in a cache: zarr's pieces, which are not hidden, and our own."""
-    cache.remove_stale()
-    for name in cache.files():
-        if name.endswith(TEMPORARY_SUFFIX):
-            cache.delete(name)
 
 
 def _kind(cache: TeacherCache) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Runs a typer application so that a user's mistake is one line on stderr and never a traceback."""
+"""Runs a typer application so that a user's mistake, and a place that fails, are one line and never a traceback."""
 
 import sys
 
@@ -12,15 +12,26 @@ EXIT_INTERRUPTED = 130
 
 
 def run(app: typer.Typer) -> None:
-    """Runs `app` on sys.argv; exits 2 on an :class:`InputError`, 130 on Ctrl-C."""
+    """Runs `app` on sys.argv; exits 2 on an :class:`InputError` or OSError, 130 on Ctrl-C.
+
+    An OSError is what goes wrong with the place where files lie: no bucket, no permission, a disk or server that is
+    gone.
+    """
     stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     try:
         app()
-    except InputError as error:
+    except (InputError, OSError) as error:
         # Libraries' messages, quoted inside ours, may have several lines.
-        stderr.print("error: " + " ".join(str(error).split()))
+        stderr.print("error: " + " ".join(_text(error).split()))
         sys.exit(EXIT_INPUT_ERROR)
     except SystemExit as end:
         if end.code == EXIT_INTERRUPTED:  # so typer ends on Ctrl-C
             stderr.print("interrupted: what was finished is kept; run the same command again to go on")
         raise
+
+
+def _text(error: InputError | OSError) -> str:
+    """The system's own errors name their file behind a number; those of object stores are a sentence already."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

@@ -339,6 +339,20 @@ def test_wrong_credentials(
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_store_of_which_parts_may_not_be_read(
+    local: Path, flaky_s3: tuple[str, FlakyProxy], run: Command, put: Put, tmp_path: Path
+) -> None:
+    bucket, proxy = flaky_s3
+    address = f"{bucket}/store"
+    put(address, local)
+    status = ("ingest", "status", address)
+    train = ("training", "run", "--iter", "1", "--preset", "tiny", "--store", address, "--run", tmp_path / "run")
+    for command, denied in ((status, "manifest.parquet"), (status, "shards"), (train, "manifest.parquet")):
+        proxy.inject(Fault.DENIED, path=denied)
+        assert_one_line(run(*command), rf"{denied}\S* can't be read.*denied \(HTTP 403")
+        proxy.heal()
+
+
 def test_no_bucket(corpus: Path, local: Path, s3: str, run: Command, tmp_path: Path) -> None:
     for command in commands(corpus, local, f"{s3}-other/store", tmp_path):
         assert_one_line(run(*command), r"no such bucket|other/store is not a store: it has no store.json")

@@ -214,6 +214,12 @@ def test_mistakes_of_all_commands(featurestore: Command, tmp_path: Path, store_c
     assert_error(featurestore("info", store_copy), r"store\.json is damaged .* run the ingest command again")
 
 
+def test_a_place_that_fails_is_one_line(featurestore: Command, store_copy: Path) -> None:
+    (store_copy / ".lock").unlink()
+    (store_copy / ".lock").mkdir()
+    assert_error(featurestore("repair", store_copy), r"\.lock: Is a directory")
+
+
 def test_a_mistake_is_one_line_where_a_library_says_more(featurestore: Command, store_copy: Path) -> None:
     (store_copy / "manifest.parquet").write_bytes(b"PAR1" + bytes(60) + b"PAR1")
     assert_error(featurestore("info", store_copy), r"manifest\.parquet is not a readable manifest .* run the ingest")

@@ -438,6 +438,20 @@ def test_extra_and_unlisted_teacher_files(store: Store, fbank_stats: Any) -> Non
     assert found(store) == []
 
 
+def test_pieces_of_a_killed_build(store: Store, fbank_stats: Any) -> None:
+    """They are named, and the next build removes them and lists none."""
+    folder = Path(build_teacher(store, fbank_stats(), "stats").cache.path)
+    pieces = [folder / "embedding/c/0/0.0123456789abcdef.partial", folder / ".SHA256SUMS.0123456789abcdef.partial"]
+    for piece in pieces:
+        piece.write_bytes(b"piece")
+    (problem,) = found(store)
+    assert problem.where == f"teachers/stats.zarr/{pieces[0].relative_to(folder)}"
+    build_teacher(store, fbank_stats(), "stats")
+    assert not any(piece.exists() for piece in pieces)
+    assert ".partial" not in (folder / CHECKSUM_FILE).read_text()
+    assert found(store) == []
+
+
 def test_unusable_teacher_cache(store: Store) -> None:
     (store.root / "teachers/half.zarr").mkdir(parents=True)
     problems = found(store)
