@@ -4,8 +4,7 @@ Schmid, Koutini, Widmer, "Efficient large-scale audio tagging via transformer-to
 ICASSP 2023 (github.com/fschmid56/EfficientAT, MIT). Modules are named as in its files; sizes are read off the tensors.
 """
 
-import hashlib
-import io
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featurestore.teachers.base import FbankInput, Teacher, TeacherOutput, WaveformInput
+from featurestore.teachers.checkpointfile import CheckpointFile, read_checkpoint
 from manifests.audioset import audioset_vocabulary
-from manifests.errors import InputError
 
-EXPECTED = "expected an EfficientAT mnXX state dict; download it from github.com/fschmid56/EfficientAT/releases"
+EXPECTED = (
+    "expected an EfficientAT mnXX_as state dict, of any width, such as mn10_as_mAP_471.pt; download it from "
+    "github.com/fschmid56/EfficientAT/releases"
+)
+# Released files whose tensors fit, and whose outputs would be wrong nevertheless: only their names tell.
+UNFIT_NAMES = {
+    r"_hop_\d+": "was trained with another hop than 10 ms",
+    r"_mels_\d+": "was trained with another number of mel bands than 128",
+    r"^mn\d+_im[_.]": "was trained on images, and has a random classifier",
+}
 
 
 class LogMelSettings(NamedTuple):
@@ -96,11 +104,13 @@ class LogMel(nn.Module):
         # Reflection at the edges needs more than half an FFT of samples, after the difference has taken one: clips
         # too short for the reference implementation are followed by silence, and no others are touched.
         waveform = F.pad(waveform, (0, max(0, s.num_fft // 2 + 2 - waveform.shape[-1])))
-        emphasised = waveform[:, 1:] - s.preemphasis * waveform[:, :-1]
-        sizes = s.num_fft, s.hop_samples, s.window_samples
-        spectrum = torch.stft(emphasised, *sizes, self.window, center=True, return_complex=True)
-        power = torch.view_as_real(spectrum).square().sum(-1)  # (B, num_fft / 2 + 1, num_frames)
-        return torch.log(self.mel_basis @ power + s.log_offset).add(s.shift).div(s.scale)
+        # The logarithm of a nearly empty band needs float32, whatever precision the network runs in.
+        with torch.autocast(waveform.device.type, enabled=False):
+            emphasised = waveform[:, 1:] - s.preemphasis * waveform[:, :-1]
+            sizes = s.num_fft, s.hop_samples, s.window_samples
+            spectrum = torch.stft(emphasised, *sizes, self.window, center=True, return_complex=True)
+            power = torch.view_as_real(spectrum).square().sum(-1)  # (B, num_fft / 2 + 1, num_frames)
+            return torch.log(self.mel_basis @ power + s.log_offset).add(s.shift).div(s.scale)
 
 
 class SqueezeExcitation(nn.Module):
@@ -166,15 +176,16 @@ class EfficientATTeacher(nn.Module):
 
     name = "efficientat"
 
-    def __init__(self, network: MobileNet, provenance: dict[str, Any]) -> None:
+    def __init__(self, network: MobileNet, file: CheckpointFile) -> None:
         super().__init__()
-        settings = LogMelSettings()
+        settings, sizes = LogMelSettings(), network.sizes
         self.input: WaveformInput | FbankInput = WaveformInput(settings.sample_rate_hz)
         self.log_mel = LogMel(settings)
-        self.network = network.eval().requires_grad_(False)
-        self.embedding_dim = network.sizes.embedding
-        self.vocabulary = audioset_vocabulary() if network.sizes.classes == len(audioset_vocabulary()) else None
-        self.provenance = provenance | {"input": settings._asdict(), "format": 1}
+        self.network = network
+        self.embedding_dim = sizes.embedding
+        self.vocabulary = audioset_vocabulary() if sizes.classes == len(audioset_vocabulary()) else None
+        channels = {name: value for name, value in sizes._asdict().items() if isinstance(value, int)}
+        self.provenance: dict[str, Any] = file.provenance("EfficientAT", settings._asdict(), channels)
 
     @torch.inference_mode()
     def embed(self, batch: Tensor) -> TeacherOutput:
@@ -183,68 +194,35 @@ class EfficientATTeacher(nn.Module):
         return TeacherOutput(embedding, logits)
 
 
-def read_sizes(state: Mapping[str, Tensor]) -> Sizes:
-    """The network's sizes, of its tensors' first dimensions; raises KeyError for a tensor that is missing or empty."""
-    channels = {key: tensor.shape[0] for key, tensor in state.items() if tensor.ndim and tensor.numel()}
+def read_sizes(file: CheckpointFile, state: Mapping[str, Tensor]) -> Sizes:
+    """The network's sizes, of its tensors' first dimensions; raises InputError for one that is missing or empty."""
 
     def read_block(name: str, squeezes: bool) -> BlockSizes:
         # First in a block is its 1x1 expansion or, where it has none, its depthwise convolution: 3x3 or 5x5.
-        first = channels[f"{name}.0.0.weight"]
+        first = file.dimension(state, f"{name}.0.0.weight")
         expands = state[f"{name}.0.0.weight"].shape[-1] == 1
-        squeezed = channels[f"{name}.{expands + 1}.conc_se_layers.0.fc1.weight"] if squeezes else 0
-        out = channels[f"{name}.{expands + 1 + squeezes}.0.weight"]
+        squeezed = file.dimension(state, f"{name}.{expands + 1}.conc_se_layers.0.fc1.weight") if squeezes else 0
+        out = file.dimension(state, f"{name}.{expands + 1 + squeezes}.0.weight")
         return BlockSizes(first if expands else 0, squeezed, out)
 
     return Sizes(
-        stem=channels["features.0.0.weight"],
+        stem=file.dimension(state, "features.0.0.weight"),
         blocks=tuple(read_block(f"features.{index}.block", row.squeezes) for index, row in enumerate(ROWS, start=1)),
-        embedding=channels[f"features.{len(ROWS) + 1}.0.weight"],
-        head=channels["classifier.2.weight"],
-        classes=channels["classifier.5.weight"],
+        embedding=file.dimension(state, f"features.{len(ROWS) + 1}.0.weight"),
+        head=file.dimension(state, "classifier.2.weight"),
+        classes=file.dimension(state, "classifier.5.weight"),
     )
-
-
-def _read_state(content: bytes, checkpoint: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    # What a damaged file raises depends on where the damage is: torch documents no closed set.
-    except Exception as error:
-        reason = f"{checkpoint}: no torch file, damaged, cut short, or with code in it"
-        raise InputError(f"cannot read tensors from {reason}; {EXPECTED}") from error
-    if not (isinstance(state, dict) and all(isinstance(tensor, Tensor) for tensor in state.values())):
-        raise InputError(f"{checkpoint} does not hold a flat table of tensors by name; {EXPECTED}")
-    return state
-
-
-def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    missing = [f"{key} is missing" for key in expected if key not in found]
-    extra = [f"{key} is not part of the network" for key in found if key not in expected]
-    shapes = {key: (tuple(expected[key].shape), tuple(found[key].shape)) for key in expected if key in found}
-    misshapen = [f"{key} has shape {has}, expected {wants}" for key, (wants, has) in shapes.items() if has != wants]
-    return missing + extra + misshapen
-
-
-def _build_network(state: Mapping[str, Tensor], checkpoint: Path) -> MobileNet:
-    try:
-        sizes = read_sizes(state)
-    except KeyError as error:
-        raise InputError(f"{checkpoint} does not fit, {error.args[0]} is missing or empty; {EXPECTED}") from error
-    # Without storage, so that the sizes that a wrong file suggests cost nothing.
-    with torch.device("meta"):
-        network = MobileNet(sizes)
-    expected = network.state_dict()
-    if differences := _differences(expected, state):
-        some = "; ".join(differences[:3])
-        raise InputError(f"{checkpoint} does not fit, {some} (differences: {len(differences)}); {EXPECTED}")
-    network.load_state_dict({key: state[key].to(tensor.dtype) for key, tensor in expected.items()}, assign=True)
-    return network
 
 
 def load_efficientat(checkpoint: Path) -> Teacher:
     """The teacher in a released mnXX file; raises InputError where the file is missing, unreadable or does not fit."""
-    try:
-        content = checkpoint.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot open the checkpoint {checkpoint}: {error.strerror}; {EXPECTED}") from error
-    provenance = {"checkpoint": checkpoint.name, "checkpoint_sha256": hashlib.sha256(content).hexdigest()}
-    return EfficientATTeacher(_build_network(_read_state(content, checkpoint), checkpoint), provenance)
+    file = read_checkpoint(checkpoint, EXPECTED)
+    if unfit := next((why for name, why in UNFIT_NAMES.items() if re.search(name, checkpoint.name)), None):
+        raise file.error(unfit)
+    state = file.tensors(file.content)
+    sizes = read_sizes(file, state)
+    # Without storage, so that the sizes that a wrong file suggests cost nothing.
+    with torch.device("meta"):
+        network = MobileNet(sizes)
+    file.load_into(network, state)
+    return EfficientATTeacher(network, file)
