@@ -2,15 +2,15 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperGroup
 
 from featurestore.build import build_teacher
+from featurestore.cli_pages import figures, inspect
 from featurestore.copying import Choice, copy_clips
 from featurestore.device import choose_device
 from featurestore.leakage import find_leaks
@@ -27,24 +27,15 @@ from ingest.location import open_location
 from manifests.console import run
 from manifests.errors import InputError
 
-
-class _Commands(TyperGroup):
-    """What goes wrong with the place where a store lies is one line, as a user's mistake is."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except OSError as error:
-            raise InputError(str(error)) from error
-
-
 app = typer.Typer(
-    cls=_Commands,
     help="Look into a store, check it, cache teachers' embeddings.\n\nExample: featurestore info",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+app.command()(inspect)
+app.command()(figures)
 
 StoreArgument = Annotated[
     str | None, typer.Argument(help="The store's folder or URL. Default: the only store under ./data.")
@@ -163,7 +154,7 @@ def leakage(
 
 @app.command("build-teacher")
 def build_teacher_command(
-    model: Annotated[str, typer.Option(help="The teacher: efficientat, or checkpoint for a model of ours.")],
+    model: Annotated[str, typer.Option(help="The teacher: beats, ast, ast-fbank, efficientat, or checkpoint for ours.")],
     checkpoint: Annotated[Path | None, typer.Option(help="The file with the teacher's weights.")] = None,
     name: Annotated[str | None, typer.Option(help="The cache's name. Default: the teacher's.")] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Keep each patch's embedding as well.")] = False,
