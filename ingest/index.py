@@ -96,17 +96,19 @@ def open_table(location: Location, name: str) -> pa.NativeFile:
 
 
 def read_index(location: Location, *, columns: tuple[str, ...] = COLUMNS) -> Index:
-    """Reads index.parquet; raises InputError where it is missing or damaged."""
+    """Reads index.parquet; raises InputError where it is missing or damaged, OSError where the place can't be read."""
     where = f"{location}/{INDEX_FILE}"
     remedy = "run `featurestore repair` to make it anew from the shards"
     try:
-        file = pq.ParquetFile(open_table(location, INDEX_FILE))
+        opened = open_table(location, INDEX_FILE)
+    except FileNotFoundError as error:
+        raise InputError(f"{where} is missing; {remedy}") from error
+    try:
+        file = pq.ParquetFile(opened)
         shards = _ENTRIES.validate_json(file.schema_arrow.metadata[b"shards"])
         table = file.read(columns=list(columns)).replace_schema_metadata(None)
         table.validate(full=True)
         return Index(table.select(columns), shards)
-    except FileNotFoundError as error:
-        raise InputError(f"{where} is missing; {remedy}") from error
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, ValidationError) as error:
         raise InputError(f"{where} is damaged ({first_line(error)}); {remedy}") from error
 

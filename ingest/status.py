@@ -3,11 +3,16 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ingest.book import Book, read_parts
+from ingest.index import last_rows
 from ingest.layout import StoreFile, read_store_file
 from ingest.location import Location
 from ingest.progress import ProgressDisplay
-from manifests.clips import Clip
+
+_OUTCOME = pa.schema([("ok", pa.bool_()), ("reason", pa.string()), ("detail", pa.string())])
 
 
 @dataclass
@@ -36,31 +41,39 @@ def read_status(location: Location) -> Status:
     store = read_store_file(location)
     book = Book(location, store, read_parts(location, store), None)
     status = Status(store)
-    last: dict[str, tuple[Clip, str | None, str | None]] = {}
+    outcomes = []
     with ProgressDisplay("shards", store.num_shards) as display:
-        for shard in range(store.num_shards):
+        for shard, (_, first, stop) in enumerate(store.shard_rows()):
             sidecar = book.sidecar(shard)
-            clips = book.clips(shard)
             status.num_shards_done += sidecar is not None
-            rows = [None] * len(clips) if sidecar is None else sidecar.ledger.to_pylist()
-            for clip, row in zip(clips, rows, strict=True):
-                outcome = (None, None) if row is None else ("" if row["ok"] else row["reason"], row["detail"])
-                last[clip.key] = (clip, *outcome)
+            outcomes.append(
+                _untried(stop - first) if sidecar is None else sidecar.ledger.select(_OUTCOME.names).cast(_OUTCOME)
+            )
             display.advance(1)
-    _count(status, last)
+    clips = pa.concat_tables([part.table.select(["key", "source", "labels"]) for part in book.parts])
+    for column in _OUTCOME.names:
+        clips = clips.append_column(column, pa.concat_tables(outcomes)[column])
+    _count(status, clips.filter(pa.array(last_rows(clips["key"]))))
     return status
 
 
-def _count(status: Status, last: dict[str, tuple[Clip, str | None, str | None]]) -> None:
-    """Fills the counters; a reason of '' means that the clip is in its shard, None that it wasn't tried yet."""
+def _untried(num_clips: int) -> pa.Table:
+    return pa.table({field.name: pa.nulls(num_clips, field.type) for field in _OUTCOME})
+
+
+def _count(status: Status, clips: pa.Table) -> None:
+    """Fills the counters; `ok` is null for a clip that wasn't tried yet."""
     names = {label.id: label.name for label in status.store.vocabulary.labels}
-    status.num_asked = len(last)
-    for clip, reason, detail in last.values():
-        labels = [names[label] for label in clip.labels]
-        status.asked.update(labels)
-        if reason == "":
-            status.num_ok += 1
-            status.present.update(labels)
-        elif reason is not None:
-            status.reasons[reason] += 1
-            status.examples.setdefault(reason, f"{clip.key} ({clip.source}): {detail}")
+    present = clips.filter(pc.fill_null(clips["ok"], False))
+    failed = clips.filter(pc.fill_null(pc.invert(clips["ok"]), False))
+    status.num_asked, status.num_ok = clips.num_rows, present.num_rows
+    for counter, table in ((status.asked, clips), (status.present, present)):
+        counter.update({names[label]: count for label, count in _counts(pc.list_flatten(table["labels"]))})
+    status.reasons.update(dict(_counts(failed["reason"])))
+    for reason in status.reasons:
+        row = failed.slice(pc.index(failed["reason"], reason).as_py(), 1).to_pylist()[0]
+        status.examples[reason] = f"{row['key']} ({row['source']}): {row['detail']}"
+
+
+def _counts(values: pa.ChunkedArray) -> list[tuple[str, int]]:
+    return [(row["values"], row["counts"]) for row in pc.value_counts(values).to_pylist()]
