@@ -115,6 +115,8 @@ def ours(paths: list[Path], folder: Path) -> None:
         parts=(Part(num_clips_asked=len(clips), manifest_sha256="", wanted_sha256=""),),
     )
     sources = tuple(SourceFile(str(folder), clip.source) for clip in clips)
+    for old in (folder / SHARD_FOLDER).iterdir():  # whole samples would be copied
+        old.unlink()
     for _ in write_shard(ShardTask(str(folder), store, 0, "", clips, sources)):
         pass
 
