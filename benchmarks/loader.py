@@ -16,7 +16,8 @@ from featurestore.cachefiles import TeacherAttributes
 from featurestore.loader import Loader
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache, create_cache
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
+from ingest.plan import IngestOptions
 from manifests.clips import Clip, make_manifest
 from manifests.vocabulary import Vocabulary
 

@@ -1,11 +1,9 @@
 """An ingest: plans a store, makes the shards that are missing, and closes it with a snapshot."""
 
-import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -14,12 +12,13 @@ import pyarrow.compute as pc
 from ingest.book import Book
 from ingest.executor import Executor, in_process, on_ray
 from ingest.failures import Tally
-from ingest.fetching import Fetcher, FetchOptions, remove_scratch
-from ingest.layout import SHARD_FOLDER, STORE_FILE, Part, StoreFile, read_store_file
+from ingest.fetching import Fetcher, remove_scratch
+from ingest.layout import SHARD_FOLDER, Part, StoreFile
 from ingest.ledger import TRANSIENT, LedgerRow
 from ingest.location import Location, open_location
 from ingest.opening import open_book
 from ingest.pipeline import Work, fetch_all, run_pipeline
+from ingest.plan import IngestOptions, new_store
 from ingest.progress import ProgressDisplay
 from ingest.rawcache import RawCache
 from ingest.retry import retriable
@@ -27,39 +26,6 @@ from ingest.shards import ShardTask
 from ingest.sources import ClipSources, SourceFile, find_sources, open_sources
 from manifests.clips import Clip, Manifest, make_manifest
 from manifests.errors import InputError
-from manifests.geometry import FbankSpec, HogSpec
-
-DEFAULT_CLIPS_PER_SHARD = 1000
-# A small corpus is cut finer, so that it still keeps several workers busy.
-MIN_SHARDS, MIN_CLIPS_PER_SHARD = 16, 50
-# Libraries whose version can change the features.
-RECORDED_LIBRARIES = ("torch", "torchaudio", "numpy", "soundfile", "soxr", "av")
-
-
-@dataclass(frozen=True)
-class IngestOptions:
-    """How to ingest.
-
-    `num_workers`: 0 in this process, None one a core (or all of a cluster's); `ray_address`: a running Ray cluster;
-    `max_failures`: a share of the clips; `append`: add clips that the store was never asked for; `fetch`: how
-    recordings come into the raw cache, for manifests that need one (None: not at all).
-    """
-
-    num_frames: int = 1024
-    clips_per_shard: int | None = None
-    keep_audio: bool = False
-    drop_silent: bool = False
-    num_workers: int | None = None
-    ray_address: str | None = None
-    max_failures: float = 0.5
-    retry_failed: bool = False
-    append: bool = False
-    fetch: FetchOptions | None = field(default_factory=FetchOptions)
-
-
-def default_clips_per_shard(num_clips: int) -> int:
-    """1000, or fewer for a small corpus; depends on the manifest alone, so that shards don't depend on the machine."""
-    return max(MIN_CLIPS_PER_SHARD, min(DEFAULT_CLIPS_PER_SHARD, -(-num_clips // MIN_SHARDS)))
 
 
 def ingest(
@@ -79,7 +45,7 @@ def ingest(
         with location.lock("ingest"):
             for folder in ("", SHARD_FOLDER):
                 location.remove_stale(folder)
-            book = open_book(location, manifest, _new_store(manifest, options, location, lists), append=options.append)
+            book = open_book(location, manifest, new_store(manifest, options, location, lists), append=options.append)
             _Run(book, manifest, options).run()
             # What workers left that were killed meanwhile.
             location.remove_stale(SHARD_FOLDER)
@@ -98,31 +64,6 @@ def rebuild(book: Book, shards: Sequence[int], num_workers: int | None) -> None:
     Nothing is downloaded: who repairs a store didn't ask for that, and nobody says here from where.
     """
     _Run(book, book.parts[0], IngestOptions(num_workers=num_workers, max_failures=1.0, fetch=None)).make(shards)
-
-
-def _new_store(
-    manifest: Manifest, options: IngestOptions, location: Location, lists: Mapping[str, str] | None
-) -> StoreFile:
-    """The store as it would be, were it made now."""
-    sha256 = manifest.sha256
-    part = Part(num_clips_asked=len(manifest), manifest_sha256=sha256, wanted_sha256=sha256, lists=dict(lists or {}))
-    size = options.clips_per_shard
-    if size is None:
-        # What is appended may be larger or smaller, and lies in shards of the size that the first clips gave.
-        is_there = location.exists(STORE_FILE)
-        size = read_store_file(location).clips_per_shard if is_there else default_clips_per_shard(len(manifest))
-    return StoreFile(
-        dataset=manifest.dataset,
-        clips_per_shard=size,
-        seed=manifest.seed,
-        keep_audio=options.keep_audio,
-        drop_silent=options.drop_silent,
-        fbank=FbankSpec.model_validate({"num_frames": options.num_frames}),
-        hog=HogSpec(),
-        vocabulary=manifest.vocabulary,
-        versions={"python": platform.python_version(), **{name: version(name) for name in RECORDED_LIBRARIES}},
-        parts=(part,),
-    )
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ingest.fetching import FetchOptions
-from ingest.job import IngestOptions
+from ingest.plan import IngestOptions
 from manifests.errors import InputError
 from manifests.subset import Selection
 

@@ -7,7 +7,8 @@ import pytest
 import soundfile
 from hypothesis import settings
 
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
+from ingest.plan import IngestOptions
 from manifests.clips import Manifest
 from manifests.folder import folder_manifest
 

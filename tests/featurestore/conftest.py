@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from featurestore.store import Store
 from featurestore.teachers.base import FbankInput, TeacherOutput, WaveformInput
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
+from ingest.plan import IngestOptions
 from manifests.folder import FolderOptions, folder_manifest
 from manifests.geometry import FbankSpec
 from manifests.vocabulary import Label, Vocabulary

@@ -12,8 +12,9 @@ import soundfile
 from featurestore.build import build_teacher
 from featurestore.copying import Choice, copy_clips
 from featurestore.store import Store
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
 from ingest.location import LocalFolder
+from ingest.plan import IngestOptions
 from manifests.clips import Clip, make_manifest
 from manifests.vocabulary import Label, Vocabulary
 

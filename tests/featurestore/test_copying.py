@@ -19,8 +19,9 @@ from featurestore.repair import repair
 from featurestore.selection import choose_rows
 from featurestore.store import Store
 from featurestore.verify import verify
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
 from ingest.location import LocalFolder
+from ingest.plan import IngestOptions
 from manifests.clips import make_manifest
 from manifests.errors import InputError
 from tests.featurestore.noisestores import (  # noqa: F401

@@ -12,7 +12,8 @@ import soundfile
 from featurestore import cli
 from featurestore.leakage import Leak, find_leaks
 from featurestore.store import Store
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
+from ingest.plan import IngestOptions
 from manifests.clips import Clip, Sources, make_manifest
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary

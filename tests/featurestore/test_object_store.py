@@ -13,8 +13,9 @@ from featurestore.repair import repair
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.verify import verify
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
 from ingest.location import Location, open_location
+from ingest.plan import IngestOptions
 from manifests.errors import InputError
 from manifests.folder import FolderOptions, folder_manifest
 from tests.s3server import Fault, FlakyProxy, flaky_s3_fixture, s3_fixture, s3_server_fixture  # noqa: F401

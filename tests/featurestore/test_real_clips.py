@@ -16,7 +16,8 @@ from featurestore.loader import sequential_batches
 from featurestore.store import Store
 from featurestore.teachers.efficientat import load_efficientat
 from featurestore.verify import verify
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
+from ingest.plan import IngestOptions
 from manifests.esc50 import esc50_manifest
 
 SHARED = Path(__file__).parents[2].parent / "shared"

@@ -8,7 +8,8 @@ import soundfile
 
 from featurestore.selection import choose_rows
 from featurestore.store import Store
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
+from ingest.plan import IngestOptions
 from manifests.clips import Clip, make_manifest
 from manifests.errors import InputError
 from manifests.vocabulary import Label, Vocabulary

@@ -11,9 +11,9 @@ import numpy as np
 import soundfile
 
 from ingest.index import Index, read_index
-from ingest.job import IngestOptions
 from ingest.layout import Snapshot, StoreFile, read_store_file
 from ingest.location import LocalFolder
+from ingest.plan import IngestOptions
 from ingest.sidecar import Sidecar, read_sidecar
 from manifests.clips import Clip, Manifest, make_manifest
 from manifests.parts import ManifestFile

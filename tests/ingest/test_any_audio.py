@@ -18,8 +18,9 @@ import pytest
 from numpy.typing import NDArray
 
 from ingest.decode import measure_duration_s, open_audio
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
 from ingest.ledger import ClipError, Reason
+from ingest.plan import IngestOptions
 from manifests.errors import InputError
 from manifests.folder import FolderOptions, folder_manifest
 from tests.ingest import broken_audio, odd_audio

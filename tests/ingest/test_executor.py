@@ -13,9 +13,10 @@ from ingest import executor
 from ingest.download import DownloadRequest
 from ingest.executor import Executor, ShardDone, in_process, on_ray
 from ingest.fetching import FetchOutcome, FetchTask
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
 from ingest.layout import Part, StoreFile
 from ingest.pipeline import Work, run_pipeline
+from ingest.plan import IngestOptions
 from ingest.shards import ShardProgress, ShardTask
 from manifests.clips import Manifest
 from manifests.errors import InputError

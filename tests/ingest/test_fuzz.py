@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import ingest.decoder
-from ingest.job import IngestOptions
 from ingest.job import ingest as run_ingest
 from ingest.ledger import Reason
+from ingest.plan import IngestOptions
 from manifests.folder import FolderOptions, folder_manifest
 from tests.ingest.audio_writers import Track, mux, sound, write
 

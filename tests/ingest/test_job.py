@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from ingest.job import IngestOptions, default_clips_per_shard, ingest
+from ingest.job import ingest
 from ingest.layout import StoreFile, read_store_file
 from ingest.location import LocalFolder
+from ingest.plan import IngestOptions, default_clips_per_shard
 from ingest.sidecar import read_sidecar
 from manifests.clips import Manifest, make_manifest
 from manifests.errors import InputError

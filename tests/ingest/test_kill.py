@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
+from ingest.plan import IngestOptions
 from manifests.clips import Manifest
 from manifests.folder import FolderOptions, folder_manifest
 from tests.ingest.stores import assert_sums, contents, fingerprint, index_of, store_of, write_sound

@@ -16,9 +16,10 @@ import pytest
 import soundfile
 
 from ingest.cluster import start_ray
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
 from ingest.layout import StoreFile
 from ingest.location import open_location
+from ingest.plan import IngestOptions
 from ingest.shards import ShardTask, write_shard
 from ingest.sources import SourceFile
 from manifests.clips import Sources

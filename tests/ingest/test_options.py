@@ -9,8 +9,8 @@ import typer
 from typer.testing import CliRunner
 
 from ingest.fetching import FetchOptions
-from ingest.job import IngestOptions
 from ingest.options import COMMON, LISTED, Common, Listed, takes
+from ingest.plan import IngestOptions
 from manifests.errors import InputError
 from manifests.subset import Selection
 

@@ -18,10 +18,11 @@ import pytest
 import soundfile
 
 from ingest.featurise import featurise, window_fbank
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
 from ingest.layout import Part, StoreFile, read_store_file
 from ingest.ledger import SCHEMA, LedgerRow, Reason
 from ingest.location import LocalFolder
+from ingest.plan import IngestOptions
 from ingest.shards import ShardTask, write_shard
 from ingest.sidecar import Sidecar, read_sidecar
 from ingest.sources import SourceFile, Unavailable

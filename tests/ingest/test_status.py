@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
 from ingest.location import LocalFolder
+from ingest.plan import IngestOptions
 from ingest.status import read_status
 from manifests.clips import Manifest
 from manifests.errors import InputError

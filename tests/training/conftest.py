@@ -15,7 +15,8 @@ import soundfile
 import torch
 
 from featurestore.store import Store
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
+from ingest.plan import IngestOptions
 from manifests.folder import FolderOptions, folder_manifest
 from training import cli
 from training.checkpoint import About, Checkpoint, save_checkpoint

@@ -11,7 +11,8 @@ import soundfile
 from featurestore.build import build_teacher
 from featurestore.pages.report import Report, ReportOptions, write_report
 from featurestore.store import Store
-from ingest.job import IngestOptions, ingest
+from ingest.job import ingest
+from ingest.plan import IngestOptions
 from manifests.folder import FolderOptions, folder_manifest
 
 HOSTILE = "</script><script>console.error('pwned')</script><img src=x onerror=console.error('pwned')> $\\\\frac$"
