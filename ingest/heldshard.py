@@ -1,5 +1,6 @@
 """What a shard holds already when it is made once more: whole samples are copied, and only the others made anew."""
 
+import hashlib
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,11 +35,18 @@ class HeldShard:
         return moved(row, start)
 
 
-def held_rows(location: Location, sidecar_name: str, recipe_sha256: str) -> dict[str, LedgerRow]:
-    """The rows of the clips that a shard says to hold; none where it was made by another recipe, or is damaged."""
+def held_rows(
+    location: Location, sidecar_name: str, recipe_sha256: str, sidecar_sha256: str | None = None
+) -> dict[str, LedgerRow]:
+    """The rows of the clips that a shard says to hold; none where it was made by another recipe, or is damaged.
+
+    `sidecar_sha256`: what the sidecar must come to, where that is known.
+    """
     try:
+        if sidecar_sha256 not in (None, hashlib.sha256(location.read(sidecar_name)).hexdigest()):
+            return {}
         sidecar = read_sidecar(location, sidecar_name)
-    except InputError:
+    except (InputError, FileNotFoundError):
         return {}
     if sidecar is None or sidecar.recipe_sha256 != recipe_sha256:
         return {}
@@ -46,10 +54,12 @@ def held_rows(location: Location, sidecar_name: str, recipe_sha256: str) -> dict
 
 
 @contextmanager
-def open_held(location: Location, tar_name: str, sidecar_name: str, recipe_sha256: str) -> Iterator[HeldShard]:
-    """Opens what a shard holds; nothing where there is no such shard."""
+def open_held(
+    location: Location, tar_name: str, sidecar_name: str, recipe_sha256: str, sidecar_sha256: str | None
+) -> Iterator[HeldShard]:
+    """Opens what a shard holds; nothing where there is no such shard. The hashes: see :func:`held_rows`."""
     with ExitStack() as stack:
-        held = HeldShard(held_rows(location, sidecar_name, recipe_sha256))
+        held = HeldShard(held_rows(location, sidecar_name, recipe_sha256, sidecar_sha256))
         if held.rows and location.exists(tar_name):
             path = stack.enter_context(location.local_copy(tar_name))
             held.tar = stack.enter_context(path.open("rb"))

@@ -163,6 +163,7 @@ class _Run:
             sources=find_sources(sources, clips),
             settled=book.settled(shard),
             tar_sha256=None if published is None else published.tar_sha256,
+            sidecar_sha256=None if published is None else published.sidecar_sha256,
         )
 
     def _is_done(self, shard: int) -> bool:

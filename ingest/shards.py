@@ -30,7 +30,8 @@ class ShardTask:
     """Everything that a worker needs to make one shard; small enough to send anywhere.
 
     `location`: the store's. `sources`: of each clip its file, or why it has none. `settled`: clips that failed when the
-    shard was published, and fail again for the same reason, without a try. `tar_sha256`: what the tar must come to.
+    shard was published, and fail again for the same reason, without a try. `tar_sha256`: what the tar must come to;
+    `sidecar_sha256`: what the shard's sidecar was.
     """
 
     location: str
@@ -41,6 +42,7 @@ class ShardTask:
     sources: tuple[SourceFile | Unavailable, ...]
     settled: Mapping[str, LedgerRow] = field(default_factory=dict)
     tar_sha256: str | None = None
+    sidecar_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def write_shard(task: ShardTask) -> Iterator[ShardProgress]:
     reported = 0
     with location.writing(tar_name) as temporary:
         with (
-            open_held(location, tar_name, sidecar_name, task.recipe_sha256) as held,
+            open_held(location, tar_name, sidecar_name, task.recipe_sha256, task.sidecar_sha256) as held,
             temporary.open("wb") as file,
         ):
             had = _clips_in_shard(task, held)

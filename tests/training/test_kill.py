@@ -18,7 +18,7 @@ from training.checkpoint import load_checkpoint
 NUM_KILLS = 6
 STAGES = [f"iter{iteration}/{stage}" for iteration in (1, 2) for stage in ("multissl", "distill")]
 # Forks runs of the command from one interpreter that has imported all it needs: one to its end, whose time is taken,
-# one that is interrupted as by Ctrl-C, several that are killed after a random time, and a last one to the end.
+# one that is interrupted as by Ctrl-C, several that are killed at a random moment, and a last one to the end.
 FORKED_RUNS = """
 import json, os, random, signal, sys, time
 import torch._dynamo, torch.utils.tensorboard
@@ -36,9 +36,16 @@ def start(folder):
 def end(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-def stop(folder, after_s, how):
+def written(folder):
+    path = f"{folder}/run/metrics.jsonl"
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+def stop(folder, share, how):
     child = start(folder)
-    time.sleep(after_s)
+    ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    while written(folder) < share * written(clean) and not os.waitid(os.P_PID, child, ended):
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0.0, 0.03) * longest_s)
     os.kill(child, how)
     return end(child)
 
@@ -47,8 +54,8 @@ started = time.monotonic()
 codes = [end(start(clean))]
 longest_s = time.monotonic() - started
 rng = random.Random(0)
-codes.append(stop(killed, 0.3 * longest_s, signal.SIGINT))
-kills = [stop(killed, rng.uniform(0.05, 0.45) * longest_s, signal.SIGKILL) for _ in range(int(num_kills))]
+codes.append(stop(killed, 0.05, signal.SIGINT))
+kills = [stop(killed, share, signal.SIGKILL) for share in sorted(rng.uniform(0.0, 0.9) for _ in range(int(num_kills)))]
 codes.append(end(start(killed)))
 print(json.dumps({"codes": codes, "kills": kills}))
 """
