@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	@echo "look at the curves                $(BIN)/tensorboard --logdir $(DEMO_RUN)/tensorboard"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -9,17 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from featurestore.build import build_teacher
 from featurestore.cli_pages import figures, inspect
+from featurestore.cli_probe import probe, verify_teacher
+from featurestore.cli_teacher import build_teacher
 from featurestore.copying import Choice, copy_clips
-from featurestore.device import choose_device
 from featurestore.leakage import find_leaks
 from featurestore.repair import repair as repair_store
 from featurestore.repair import teachers_to_build
 from featurestore.selection import choose_rows
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
-from featurestore.teachers.registry import load_teacher
 from featurestore.verify import verify as find_problems
 from featurestore.verifyshard import Problem
 from ingest.layout import choose_store, read_store_file
@@ -36,12 +35,12 @@ app = typer.Typer(
 
 app.command()(inspect)
 app.command()(figures)
+app.command()(probe)
+app.command("verify-teacher")(verify_teacher)
+app.command("build-teacher")(build_teacher)
 
 StoreArgument = Annotated[
     str | None, typer.Argument(help="The store's folder or URL. Default: the only store under ./data.")
-]
-StoreOption = Annotated[
-    str | None, typer.Option("--store", help="The store's folder or URL. Default: the only store under ./data.")
 ]
 MAX_PROBLEMS_SHOWN = 50
 
@@ -152,40 +151,9 @@ def leakage(
     print(f"{', '.join(stores)}: no recording and no sound is on two sides")
 
 
-@app.command("build-teacher")
-def build_teacher_command(
-    model: Annotated[str, typer.Option(help="The teacher: beats, ast, ast-fbank, efficientat, or checkpoint for ours.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="The file with the teacher's weights.")] = None,
-    name: Annotated[str | None, typer.Option(help="The cache's name. Default: the teacher's.")] = None,
-    tokens: Annotated[bool, typer.Option("--tokens", help="Keep each patch's embedding as well.")] = False,
-    store: StoreOption = None,
-    device: Annotated[str, typer.Option(help="Where the teacher runs: auto, cpu, cuda or cuda:N.")] = "auto",
-) -> None:
-    """Cache a teacher's embeddings of every clip; what is there already is kept.
-
-    Example: featurestore build-teacher --model efficientat --checkpoint mn04_as_mAP_432.pt
-    """
-    opened = Store(choose_store(store))
-    teacher = load_teacher(model, checkpoint).to(choose_device(device))
-    result = build_teacher(opened, teacher, _cache_name(name or teacher.name), with_tokens=tokens)
-    print(
-        f"{result.cache.path}: {result.num_rows} of {len(opened)} clips, embedding of {result.cache.embedding_dim} "
-        f"({', '.join(result.cache.outputs)})"
-    )
-    if result.failures:
-        print(f"{len(result.failures)} clips have no row (NaN), for instance {result.failures[0]}")
-        raise typer.Exit(1)
-
-
 def main() -> None:
     """The console script."""
     run(app)
-
-
-def _cache_name(name: str) -> str:
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise InputError(f"--name {name!r} can't be a cache's name: use letters, digits, '-' and '_'")
-    return name
 
 
 def _copy(choices: list[Choice], to: str, name: str) -> None:

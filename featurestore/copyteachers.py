@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.cachefiles import Output, write_cache_checksums
+from featurestore.cachefiles import OF_THE_STORE, Output, cache_lock, write_cache_checksums
 from featurestore.store import Store
-from featurestore.teachercache import OF_THE_STORE, TeacherCache, cache_lock, create_cache
+from featurestore.teachercache import TeacherCache, create_cache
 from manifests.errors import InputError
 
 

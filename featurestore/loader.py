@@ -7,17 +7,18 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.order import ClipOrder
+from featurestore.order import ClipOrder, draws
 from featurestore.reader import NUM_THREADS, ShardReader
 from featurestore.shardfiles import open_shard_files
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
+from featurestore.views import view_of
 from manifests.errors import InputError
 
 NUM_READ_AHEAD = 3
@@ -31,7 +32,8 @@ class Batch:
 
     fbank (B, T, F) float16, not normalised; hog (B, T/16, F/16) float32: mean gradient magnitude per patch;
     labels (B, C) float32, multi-hot; teacher (B, D) float32, NaN where the cache lacks a row, None without a cache;
-    teacher_logits (B, C of the teacher) float32, where they were asked for.
+    teacher_logits (B, C of the teacher) float32, where they were asked for. With views, `teacher` and `teacher_logits`
+    are those of an augmented view of each clip, and `views` says which; `fbank` and `hog` are the clip's own.
     """
 
     rows: NDArray[np.int64]
@@ -41,6 +43,14 @@ class Batch:
     labels: NDArray[np.float32]
     teacher: NDArray[np.float32] | None
     teacher_logits: NDArray[np.float32] | None = None
+    views: "BatchViews | None" = None
+
+
+class BatchViews(NamedTuple):
+    """The view of each clip (see :mod:`featurestore.views`): roll_frames (B,) int64, gain_db (B,) float32."""
+
+    roll_frames: NDArray[np.int64]
+    gain_db: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +76,16 @@ class Loader:
         world_size: int = 1,
         teacher: TeacherCache | None = None,
         with_logits: bool = False,
+        with_views: bool = False,
     ) -> None:
-        """`rows` are the clips to train on, `batch_size` is that of one rank. Raises InputError when there are none."""
+        """`rows` are the clips to train on, `batch_size` is that of one rank; `with_views`: of the teacher's views of a
+        clip, another one is drawn in each step. Raises InputError when there are no clips, or no views.
+        """
         if not len(rows):
             raise InputError(f"no clip of {store.location} is in the part asked for; see `featurestore info`")
-        self._source = _BatchSource(store, teacher, with_logits)
+        if with_views:
+            require_views(teacher)
+        self._source = _BatchSource(store, teacher, with_logits, seed if with_views else None)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._seed, self._fingerprint = seed, store.snapshot.fingerprint
         self.order = ClipOrder(rows, store.shard_of(rows), snapshot=store.snapshot.number, seed=seed)
@@ -96,10 +111,20 @@ class Loader:
             while num_steps is None or step < start_step + num_steps:
                 now, coming = self.order.shards_around(step * self._world_size * self._batch_size)
                 rows = self.order.batch(step, self._batch_size, self._rank, self._world_size)
-                yield _Part(rows, now, coming)
+                yield _Part(rows, now, coming, step)
                 step += 1
 
         return self._source.read_ahead(all_parts())
+
+
+def require_views(teacher: TeacherCache | None) -> None:
+    """Raises InputError unless there is a cache, and it has augmented views."""
+    if teacher is None or not teacher.attributes.num_views:
+        which = "there is no cache" if teacher is None else f"{teacher.path} has none"
+        raise InputError(
+            f"a teacher's augmented views are needed, and {which}; make them with `featurestore build-teacher "
+            "--views K`, under another --name"
+        )
 
 
 def sequential_batches(
@@ -119,18 +144,21 @@ def sequential_batches(
 
 
 class _Part(NamedTuple):
-    """The rows of a batch, the shards in use with them, and those that will be soon."""
+    """The rows of a batch, the shards in use with them, those that will be soon, and the step that it is for."""
 
     rows: NDArray[np.int64]
     shards: NDArray[np.int64]
     coming_shards: NDArray[np.int64]
+    step: int = 0
 
 
 class _BatchSource:
     """Makes batches of rows in a background thread."""
 
-    def __init__(self, store: Store, teacher: TeacherCache | None, with_logits: bool = False) -> None:
-        self._store, self._teacher = store, teacher
+    def __init__(
+        self, store: Store, teacher: TeacherCache | None, with_logits: bool = False, views_seed: int | None = None
+    ) -> None:
+        self._store, self._teacher, self._views_seed = store, teacher, views_seed
         self._with_logits = with_logits and teacher is not None
         self._fbanks, self._hogs = _BufferPool(), _BufferPool()
 
@@ -162,22 +190,43 @@ class _BatchSource:
                     files.require_room(in_use)
                     reader.close_all_but(in_use)
                     files.prefetch([*in_use, *part.coming_shards.tolist()])
-                    if not _put(ready, self._batch(part.rows, reader, pool), stopped):
+                    if not _put(ready, self._batch(part, reader, pool), stopped):
                         return
         except BaseException as error:  # handed to the consumer, who raises it
             last = error
         finally:
             _put(ready, last, stopped)
 
-    def _batch(self, rows: NDArray[np.int64], reader: ShardReader, pool: ThreadPoolExecutor) -> Batch:
+    def _batch(self, part: _Part, reader: ShardReader, pool: ThreadPoolExecutor) -> Batch:
+        rows = part.rows
         fbanks = self._fbanks.take((len(rows), *reader.fbank_shape))
         cells = self._hogs.take((len(rows), *reader.hog_shape))
         reader.read(rows, fbanks, cells, pool)
         # The sum over orientations, as a product because numpy's sums over short axes are slow.
         hog = cells.astype(np.float32) @ np.ones(cells.shape[-1], np.float32)
-        teacher = None if self._teacher is None else self._teacher.embeddings(rows)
-        logits = self._teacher.logits(rows) if self._teacher is not None and self._with_logits else None
-        return Batch(rows, self._store.keys(rows), fbanks, hog, self._store.labels(rows), teacher, logits)
+        keys, labels = self._store.keys(rows), self._store.labels(rows)
+        if self._teacher is None:
+            return Batch(rows, keys, fbanks, hog, labels, None)
+        if self._views_seed is not None:
+            return self._with_views(Batch(rows, keys, fbanks, hog, labels, None), self._teacher, part.step)
+        logits = self._teacher.logits(rows) if self._with_logits else None
+        return Batch(rows, keys, fbanks, hog, labels, self._teacher.embeddings(rows), logits)
+
+    def _with_views(self, batch: Batch, teacher: TeacherCache, step: int) -> Batch:
+        about, num_frames = teacher.attributes, batch.fbank.shape[1]
+        numbers = draws(batch.rows, self._views_seed or 0, step, about.num_views)
+        views = [
+            view_of(key, number, about.views_seed, num_frames)
+            for key, number in zip(batch.keys, numbers.tolist(), strict=True)
+        ]
+        return replace(
+            batch,
+            teacher=teacher.gather_view("embedding", batch.rows, numbers),
+            teacher_logits=teacher.gather_view("logits", batch.rows, numbers) if self._with_logits else None,
+            views=BatchViews(
+                np.array([view.roll_frames for view in views]), np.array([view.gain_db for view in views], np.float32)
+            ),
+        )
 
 
 def _put(ready: "queue.Queue[Any]", item: Any, stopped: threading.Event) -> bool:

@@ -125,3 +125,21 @@ class ClipOrder:
 
     def _key(self, epoch: int, purpose: str) -> int:
         return int.from_bytes(hashlib.sha256(f"{self._name}:{epoch}:{purpose}".encode()).digest()[:8], "big")
+
+
+def draws(rows: NDArray[np.int64], seed: int, step: int, below: int) -> NDArray[np.int64]:
+    """A number in [0, below) for each row, which depends on (seed, step, row) alone: not on ranks, nor on the batch.
+
+    By SplitMix64's mixing (Steele, Lea and Flood 2014); `below` is small, so that the remainder has hardly any bias.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    state = np.full(len(rows), seed, np.uint64)
+    for value in (np.uint64(step), rows.astype(np.uint64)):
+        state = _mixed(state + golden) ^ value
+    return (_mixed(state + golden) % np.uint64(below)).astype(np.int64)
+
+
+def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -1,9 +1,9 @@
 """A teacher's outputs for every clip of a store, in Zarr v3: one Zarr chunk belongs to one tar."""
 
 from collections import OrderedDict
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from featurestore.cachefiles import (
+    VIEWS_OF,
     Output,
     TeacherAttributes,
     file_sha256,
+    is_half_made,
     open_arrays,
     open_group,
     read_attributes,
     read_cache_checksums,
 )
 from featurestore.store import Store
-from ingest.layout import CHECKSUM_FILE, TEACHER_FOLDER
+from ingest.layout import CHECKSUM_FILE
 from manifests.errors import InputError
 
-# Attributes that change when clips are appended to the store.
-OF_THE_STORE = ("store_fingerprint", "snapshot")
 # Decoded chunks kept in memory: more than the shards that the loader has in use at a time.
 MAX_CHUNKS_IN_MEMORY = 48
 
@@ -92,6 +92,23 @@ class TeacherCache:
         """The logits (len(rows), C) of the store's `rows`, in the order of `attributes.vocabulary`, float32."""
         return self.gather("logits", rows)
 
+    def gather_view(
+        self, output: Literal["embedding", "logits"], rows: NDArray[np.int64], views: NDArray[np.int64] | int
+    ) -> NDArray[np.float32]:
+        """An output (len(rows), ...) of one augmented view of each row: `views`, or that of each, in [0, num_views).
+
+        Raises InputError where the cache lacks such a view.
+        """
+        chosen = np.broadcast_to(views, len(rows))
+        num_views = self.attributes.num_views
+        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < num_views:
+            raise InputError(
+                f"{self.path} has {num_views} augmented views of each clip, and {int(chosen.max()) + 1} are wanted; "
+                "build it with more --views, under another --name"
+            )
+        values: NDArray[np.float32] = self.gather(VIEWS_OF[output], rows)[np.arange(len(rows)), chosen]
+        return values
+
     def gather(self, output: Output, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """An output (len(rows), ...) of the store's `rows`, float32; NaN where there is none."""
         values = np.empty((len(rows), *self._array(output).shape[1:]), np.float32)
@@ -123,12 +140,15 @@ class TeacherCache:
             ) from error
         return values
 
-    def missing_rows(self, shard: int) -> NDArray[np.int64]:
-        """The rows of a shard's clips that lack a finite value in some array; all of them where a chunk is torn."""
+    def missing_rows(self, shard: int, values: Mapping[Output, NDArray[np.float16]] | None = None) -> NDArray[np.int64]:
+        """The rows of a shard's clips that lack a finite value in some array; all of them where a chunk is torn.
+
+        `values`: the shard's, where they are at hand.
+        """
         rows = self._store.rows_of_shard(shard)
         lacking = np.zeros(len(rows), bool)
-        for values in self.shard_values(shard).values():
-            lacking |= ~np.isfinite(values[: len(rows)].reshape(len(rows), -1)).all(1)
+        for array in (self.shard_values(shard) if values is None else values).values():
+            lacking |= ~np.isfinite(array[: len(rows)].reshape(len(rows), -1)).all(1)
         return rows[self._store.ok[rows] & lacking]
 
     def has_shard(self, shard: int) -> bool:
@@ -184,25 +204,16 @@ class TeacherCache:
         return slice(shard * size, (shard + 1) * size)
 
 
-def cache_lock(store: Store, name: str) -> AbstractContextManager[None]:
-    """Keeps a second process from building the same cache."""
-    teachers = store.location.child(TEACHER_FOLDER)
-    teachers.create()
-    return teachers.lock("build-teacher", name)
-
-
 def create_cache(
     store: Store, name: str, attributes: TeacherAttributes, row_shapes: dict[Output, tuple[int, ...]]
 ) -> TeacherCache:
-    """Makes an empty cache, or opens the one there is for more rows; the caller holds its lock (:func:`cache_lock`).
+    """Makes an empty cache, or opens the one there is for more rows; the caller holds its lock (`cache_lock`).
 
     Raises InputError when the one there is comes from another checkpoint, input or content of the store.
     """
-    if name in store.teachers and not _is_half_made(store, name):
+    if name in store.teachers and not is_half_made(store, name):
         cache = TeacherCache(store, name, writable=True)
-        # As JSON, which knows no tuples, so that what was read equals what was written.
-        wanted, found = attributes.model_dump(mode="json"), cache.attributes.model_dump(mode="json")
-        differing = [field for field in wanted if field not in OF_THE_STORE and wanted[field] != found[field]]
+        differing = attributes.differences(cache.attributes)
         if sorted(cache.outputs) != sorted(row_shapes):
             differing.append("outputs")
         if differing:
@@ -231,11 +242,3 @@ def create_cache(
 
 def _num_rows(store: Store) -> int:
     return store.snapshot.num_shards * store.file.clips_per_shard
-
-
-def _is_half_made(store: Store, name: str) -> bool:
-    try:
-        return not dict(open_group(store, name, "r").attrs)
-    except InputError:
-        # Without even a group: a kill came first, unless there is something in it that isn't ours to remove.
-        return not store.location.files(store.teacher_name(name))

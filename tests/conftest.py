@@ -1,5 +1,6 @@
 """A tiny corpus and a finished store that the tests share; neither may be written to."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ from manifests.folder import folder_manifest
 # Examples are no benchmark: on a busy machine one may take its time.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+# pytest-xdist's workers ignore Ctrl-C, and so would all that they start, whose answer to it is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Shorter and longer than the window of 256 frames, 2.575 s; every class gets several rates.
 RATES_HZ = (8_000, 11_025, 16_000, 22_050, 44_100, 48_000)

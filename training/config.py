@@ -96,6 +96,9 @@ class DistillConfig(Section):
     classify: bool = True  # (11); without it the classifier is not trained
     gamma: float = Field(default=1.0, ge=0)  # weight of the feature regression
     probability_weight: float = Field(default=0.0, ge=0, le=1)  # share of the teacher's probabilities in the target
+    # The student gets the very augmented view that the teacher got: "consistent teaching" of Beyer et al., "Knowledge
+    # distillation: A good teacher is patient and consistent", CVPR 2022. Needs a cache built with --views.
+    views: bool = False
     loss: Literal["auto", "bce", "ce"] = "auto"  # auto: ce where every clip has one label
 
 
@@ -126,6 +129,8 @@ class RunConfig(Section):
             raise ValueError("multissl.optimiser.epochs and distill.optimiser.epochs are both 0: nothing is trained")
         if self.distill.teacher == "none" and (self.distill.probability_weight > 0 or not self.distill.classify):
             raise ValueError("distill.probability_weight and distill.classify=false need a distill.teacher")
+        if self.distill.views and self.distill.teacher in ("none", "own"):
+            raise ValueError("distill.views needs distill.teacher, the name of a cache built with --views")
         return self
 
 

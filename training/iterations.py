@@ -172,7 +172,13 @@ def _distill_stage(
     task = Task(run.one_label, columns)
     batch_size = config.optimiser.batch_size
     loader = Loader(
-        store, run.split.train, batch_size, seed=_loader_seed(run, name), teacher=cache, with_logits=with_logits
+        store,
+        run.split.train,
+        batch_size,
+        seed=_loader_seed(run, name),
+        teacher=cache,
+        with_logits=with_logits,
+        with_views=config.views,
     )
     about = _about(run, "distill", iteration, run.num_steps(config.optimiser), cache)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from featurestore.loader import require_views
 from featurestore.store import Store
 from ingest.atomic import atomic_write, exclusive, remove_stale
 from ingest.location import Location
@@ -77,6 +78,8 @@ def _check_distillation(store: Store, config: RunConfig, split: Split) -> None:
         )
     if distill.teacher not in (NO_TEACHER, OWN_TEACHER):
         cache = open_teacher(store, distill.teacher, split)
+        if distill.views:
+            require_views(cache)
         if distill.probability_weight > 0:
             teacher_columns(store.file.vocabulary, cache.attributes.vocabulary)
 

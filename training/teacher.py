@@ -1,4 +1,4 @@
-"""Our own models as teachers: the entry point `checkpoint` of featurestore.teachers."""
+"""Our own models as teachers: the entry points `checkpoint` and `spfa` of featurestore.teachers."""
 
 from pathlib import Path
 from typing import Any
@@ -8,18 +8,20 @@ from torch import Tensor
 
 from featurestore.teachers.base import FbankInput, Teacher, TeacherOutput, WaveformInput
 from ingest.window import file_sha256
+from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 from training.checkpoint import Checkpoint, load_checkpoint, load_student
 from training.inference import infer
+
+SPFA = "spfa"
 
 
 class CheckpointTeacher:
     """A student of a distillation stage, frozen: pooled features, logits and token features of the store's fbanks."""
 
-    name = "checkpoint"
-
-    def __init__(self, checkpoint: Checkpoint, provenance: dict[str, Any]) -> None:
+    def __init__(self, checkpoint: Checkpoint, provenance: dict[str, Any], name: str = "checkpoint") -> None:
         about = checkpoint.about
+        self.name = name
         self._student = load_student(checkpoint)
         self._normalisation = about.normalisation
         self.input: WaveformInput | FbankInput = FbankInput(about.fbank)
@@ -41,7 +43,25 @@ class CheckpointTeacher:
 
 def load_checkpoint_teacher(path: Path) -> Teacher:
     """Loads a checkpoint of a distillation stage. Raises InputError for any other file."""
+    return _teacher(path, load_checkpoint(path), "checkpoint")
+
+
+def load_spfa_teacher(path: Path) -> Teacher:
+    """As :func:`load_checkpoint_teacher`, of a model trained with the preset `spfa`.
+
+    Raises InputError for a checkpoint that names another preset; one that names none is taken at its word.
+    """
     checkpoint = load_checkpoint(path)
+    preset = getattr(checkpoint.about, "preset", None)
+    if preset not in (None, SPFA):
+        raise InputError(
+            f"{path} was trained with the preset {preset!r}, not {SPFA!r}; give it as --model checkpoint, or train one "
+            f"with `training run --preset {SPFA}`"
+        )
+    return _teacher(path, checkpoint, SPFA)
+
+
+def _teacher(path: Path, checkpoint: Checkpoint, name: str) -> Teacher:
     about = checkpoint.about
     provenance = {
         "checkpoint_sha256": file_sha256(path),
@@ -49,4 +69,4 @@ def load_checkpoint_teacher(path: Path) -> Teacher:
         "normalisation": {"mean": about.mean, "std": about.std},
         "trained_on": about.store_fingerprint,
     }
-    return CheckpointTeacher(checkpoint, provenance)
+    return CheckpointTeacher(checkpoint, provenance, name)

@@ -33,6 +33,9 @@ class FbankInput:
     fbank: FbankSpec
 
 
+TeacherInput = WaveformInput | FbankInput
+
+
 class Teacher(Protocol):
     """One pretrained model, frozen, in evaluation mode.
 

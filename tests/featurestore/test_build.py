@@ -1,9 +1,11 @@
 """Building a teacher's cache: its values, resuming after every kind of end, and clips that can't be had."""
 
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,22 @@ import soxr
 import torch
 from numpy.typing import NDArray
 
-from featurestore.build import build_teacher
+from featurestore.build import BuildResult, build_cache, build_teacher
+from featurestore.cacheplan import CacheOptions, CachePlan, plan_cache
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
+from featurestore.teacherpool import InProcess
+from featurestore.teachers.astteacher import load_ast
+from featurestore.teachers.ensemble import Ensemble
+from featurestore.verify import verify
+from featurestore.views import apply_to_fbank, apply_to_waveform, view_of
 from featurestore.waveforms import read_waveform
 from ingest.featurise import window_fbank
+from ingest.job import IngestOptions, ingest
+from manifests.clips import Clip, Sources, make_manifest
 from manifests.errors import InputError
+from manifests.vocabulary import Vocabulary
+from tests.featurestore.teachers import astfiles
 
 MakeStore = Callable[..., Store]
 LABELS = ("bark", "bell", "rain") * 4
@@ -130,7 +142,7 @@ def test_tokens_of_waveforms_of_any_length(store: Store, waveform_stats: Any) ->
             output = super().embed(batch)
             return type(output)(output.embedding, tokens=batch.unfold(1, 1600, 1600).mean(-1, keepdim=True))
 
-    with pytest.raises(InputError, match=r"the teacher 'wavestats' takes waveforms.*leave --tokens out"):
+    with pytest.raises(InputError, match=r"lengths different numbers of tokens \(10 of 1 s, 25 of 2.6 s\).*leave"):
         build_teacher(store, WithTokens(), "stats", with_tokens=True)
     assert build_teacher(store, WithTokens(), "stats").num_rows == 22
 
@@ -264,7 +276,164 @@ def test_another_teacher_of_the_same_name_is_refused(store: Store, fbank_stats: 
     build_teacher(store, fbank_stats(), "stats")
     other = fbank_stats()
     other.provenance = {"checkpoint_sha256": "2" * 64}
-    with pytest.raises(InputError, match=r"stats\.zarr is another cache: it differs in provenance; delete it or use"):
+    with pytest.raises(
+        InputError, match=r"differs in provenance\.checkpoint_sha256 \(1{20}\.\.\. there, 2{20}\.\.\. wanted\); delete"
+    ):
         build_teacher(store, other, "stats")
-    with pytest.raises(InputError, match=r"differs in teacher, embedding_dim, provenance, vocabulary, outputs"):
+    with pytest.raises(
+        InputError, match=r"differs in teacher \(fbankstats there, wavestats wanted\), embedding_dim .*, outputs"
+    ):
         build_teacher(store, waveform_stats(), "stats")
+
+
+def test_tokens_of_waveforms_of_one_number(store: Store, waveform_stats: Any) -> None:
+    """As of a teacher that pads or cuts its input."""
+
+    class WithTokens(waveform_stats):  # type: ignore[misc]
+        def embed(self, batch: torch.Tensor) -> Any:
+            output = super().embed(batch)
+            padded = torch.nn.functional.pad(batch, (0, 48_000 - batch.shape[1]))
+            return type(output)(output.embedding, tokens=padded.unfold(1, 16_000, 16_000).mean(-1, keepdim=True))
+
+    cache = build_teacher(store, WithTokens(), "stats", with_tokens=True).cache
+    assert cache.row_shape("tokens") == (3, 1)
+    row = next(row for row in store.rows().tolist() if store.ledger(row)["num_frames"] == 256)
+    first_s = read_waveform(store, row, 16000)[:16_000]
+    np.testing.assert_allclose(cache.gather("tokens", np.array([row]))[0, 0, 0], first_s.mean(), rtol=2e-3, atol=1e-6)
+
+
+def test_tokens_that_no_chunk_holds(store: Store, fbank_stats: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featurestore.cacheplan.MAX_CHUNK_BYTES", 1000)
+    with pytest.raises(InputError, match=r"^5 clips' tokens, a shard's, take .* with fewer --clips-per-shard$"):
+        build_teacher(store, fbank_stats(), "stats", with_tokens=True)
+    assert build_teacher(store, fbank_stats(), "stats").num_rows == 22
+
+
+def planned(store: Store, teacher: Any, **options: Any) -> BuildResult:
+    return build_cache(plan_cache(store, Ensemble([teacher]), "stats", CacheOptions(**options)), InProcess())
+
+
+def test_views_of_waveforms(store: Store, waveform_stats: Any) -> None:
+    cache = planned(store, waveform_stats(32000), num_views=2, views_seed=7).cache
+    assert cache.outputs == ["embedding", "embedding_views"]
+    assert (cache.attributes.num_views, cache.attributes.views_seed) == (2, 7)
+    rows = store.rows()
+    plain = build_teacher(store, waveform_stats(32000), "plain").cache
+    np.testing.assert_array_equal(cache.embeddings(rows), plain.embeddings(rows))
+    for number in range(2):
+        seen = cache.gather_view("embedding", rows, number)
+        for values, row, key in zip(seen, rows.tolist(), store.keys(rows), strict=True):
+            view = view_of(key, number, 7, 256)
+            waveform = apply_to_waveform(read_waveform(store, row, 32000), view, 32000, store.file.fbank)
+            expected = [waveform.mean(), np.sqrt(np.square(waveform).mean()), 2575.0]
+            np.testing.assert_allclose(values, expected, rtol=2e-3, atol=1e-4)
+
+
+def test_views_of_fbanks(store: Store, fbank_stats: Any, fbanks: dict[str, NDArray[Any]]) -> None:
+    cache = planned(store, fbank_stats(), num_views=3).cache
+    assert cache.outputs == ["embedding", "logits", "embedding_views", "logits_views"]
+    rows = store.rows()
+    viewed = [apply_to_fbank(fbanks[key], view_of(key, 2, 0, 256)) for key in store.keys(rows)]
+    direct = fbank_stats().embed(torch.from_numpy(np.stack(viewed)))
+    np.testing.assert_allclose(cache.gather_view("embedding", rows, 2), half(direct.embedding), rtol=1e-3)
+    np.testing.assert_allclose(cache.gather_view("logits", rows, 2), half(direct.logits), rtol=1e-3)
+    assert np.isnan(cache.gather("embedding_views", np.flatnonzero(~store.ok))).all()
+    assert verify(store.location) == []
+
+
+def test_other_views_are_another_cache(store: Store, fbank_stats: Any) -> None:
+    planned(store, fbank_stats(), num_views=2)
+    with pytest.raises(InputError, match=r"differs in num_views \(2 there, 3 wanted\), views_seed \(0 there, 1 want"):
+        planned(store, fbank_stats(), num_views=3, views_seed=1)
+
+
+def test_bfloat16(store: Store, tmp_path: Path) -> None:
+    path = astfiles.save(astfiles.made_up(), tmp_path)
+    rows = store.rows()
+    exact = planned(store, load_ast(path)).cache
+    assert exact.attributes.precision == "float32"
+    with pytest.raises(InputError, match=r"differs in precision \(float32 there, bfloat16 wanted\)"):
+        planned(store, load_ast(path), precision="bfloat16")
+    plan = plan_cache(store, Ensemble([load_ast(path)]), "lower", CacheOptions(precision="bfloat16"))
+    lowered = build_cache(plan, InProcess()).cache
+    assert lowered.attributes.precision == "bfloat16"
+    # The network's products have 8 bits; its input and the stored values do not.
+    error = np.linalg.norm(lowered.embeddings(rows) - exact.embeddings(rows), axis=1)
+    assert (error < 0.03 * np.linalg.norm(exact.embeddings(rows), axis=1)).all()
+    assert error.min() > 0
+    assert (plan.precision(True), planned_precision(plan, "auto", True)) == ("bfloat16", "bfloat16")
+    assert (planned_precision(plan, "auto", False), planned_precision(plan, "float32", True)) == ("float32", "float32")
+
+
+def planned_precision(plan: CachePlan, precision: Any, on_cuda: bool) -> str:
+    return replace(plan, options=CacheOptions(precision=precision)).precision(on_cuda)
+
+
+def test_no_waveforms_at_all_is_one_error_before_any_work(own: tuple[Store, Path], waveform_stats: Any) -> None:
+    store, corpus = own
+    corpus.rename(corpus.parent / "away")
+    message = rf"takes waveforms, and none is at hand: of 11 clips looked for, no source is in {corpus}, and"
+    with pytest.raises(InputError, match=message):
+        build_teacher(store, waveform_stats(), "stats")
+    assert store.teachers == []
+    (corpus.parent / "away").rename(corpus)
+    whole = build_teacher(store, waveform_stats(), "stats")
+    corpus.rename(corpus.parent / "away")
+    # Nothing is wanted of the sources any more, until a shard is lost.
+    assert build_teacher(store, waveform_stats(), "stats").num_rows == whole.num_rows == 11
+    (Path(whole.cache.path) / "embedding/c/1/0").unlink()
+    with pytest.raises(InputError, match=message):
+        build_teacher(store, waveform_stats(), "stats")
+
+
+def test_one_source_is_enough_to_begin(own: tuple[Store, Path], waveform_stats: Any) -> None:
+    store, corpus = own
+    for path in corpus.glob("*.wav"):
+        if path.name != "clip10.wav":
+            path.unlink()
+    result = build_teacher(store, waveform_stats(), "stats")
+    assert (result.num_rows, len(result.failures)) == (1, 10)
+
+
+IDS = ("aaaaaaaaaaa", "bbbbbbbbbbb")
+
+
+def store_of_ids(home: Path, *, keep_audio: bool) -> Store:
+    """A store of two clips from a folder of files named by their ids, which is gone."""
+    corpus = home / "byid"
+    corpus.mkdir()
+    for number, recording in enumerate(IDS):
+        noise = 0.1 * np.random.default_rng(number).standard_normal(32_000)
+        soundfile.write(corpus / f"{recording}.wav", noise, 16_000)
+    vocabulary = Vocabulary.from_names(["hum"])
+    clips = [Clip(f"{recording}_0", recording, start_ms=0, end_ms=2000, labels=("hum",)) for recording in IDS]
+    manifest = replace(
+        make_manifest("ids", clips, vocabulary, corpus), sources=Sources(kind="named_by_id", address=str(corpus))
+    )
+    ingest(manifest, home / "ids", IngestOptions(num_frames=256, num_workers=0, keep_audio=keep_audio))
+    shutil.rmtree(corpus)
+    return Store(home / "ids")
+
+
+def test_kept_audio_stands_in_for_a_folder_that_is_gone(tmp_path: Path, waveform_stats: Any) -> None:
+    store = store_of_ids(tmp_path, keep_audio=True)
+    result = build_teacher(store, waveform_stats(), "stats")
+    assert (result.num_rows, result.failures) == (2, [])
+    np.testing.assert_allclose(result.cache.embeddings(np.arange(2))[:, 1:], [[0.1, 2000.0]] * 2, rtol=0.02)
+
+
+def test_a_folder_of_ids_that_is_gone(tmp_path: Path, waveform_stats: Any) -> None:
+    store = store_of_ids(tmp_path, keep_audio=False)
+    with pytest.raises(InputError, match=r"of 2 clips looked for, no source is in .*byid, and the shards hold no KEY"):
+        build_teacher(store, waveform_stats(), "stats")
+
+
+def test_kept_audio_stands_in_for_a_source_that_has_changed(make_store: MakeStore, waveform_stats: Any) -> None:
+    store = make_store(LABELS[:6], keep_audio=True)
+    before = build_teacher(store, waveform_stats(), "before").cache.embeddings(store.rows())
+    write = corpus_of(store) / "clip03.wav"
+    samples, rate_hz = soundfile.read(write)
+    soundfile.write(write, samples * 0.5, rate_hz)
+    after = build_teacher(store, waveform_stats(), "after")
+    assert after.failures == []
+    np.testing.assert_allclose(after.cache.embeddings(store.rows()), before, rtol=2e-3, atol=1e-4)

@@ -19,6 +19,7 @@ from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.teachers.efficientat import ROWS, BlockSizes, MobileNet, Sizes, load_efficientat
 from featurestore.waveforms import read_waveform
+from tests.featurestore.teachers import astfiles
 
 SMALL = Sizes(
     stem=3,
@@ -44,7 +45,7 @@ MakeStore = Callable[..., Store]
 def featurestore(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs the console script's function in this process."""
 
-    def command(*arguments: str | Path) -> Outcome:
+    def command(*arguments: str | int | Path) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["featurestore", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "200")
         status: int | str | None = 0
@@ -159,7 +160,17 @@ def test_repair_without_sources(featurestore: Command, growing: Any) -> None:
 
 def test_build_teacher(featurestore: Command, make_store: MakeStore, weights: Path) -> None:
     store = make_store(["bark", "bell", "rain", "rain"])
-    build = ("build-teacher", "--model", "efficientat", "--checkpoint", weights, "--store", store.root)
+    build = (
+        "build-teacher",
+        "--model",
+        "efficientat",
+        "--checkpoint",
+        weights,
+        "--store",
+        store.root,
+        "--workers",
+        "0",
+    )
     outcome = featurestore(*build)
     path = store.root / "teachers/efficientat.zarr"
     assert (outcome.status, outcome.out) == (0, f"{path}: 4 of 4 clips, embedding of 11 (embedding, logits)\n")
@@ -181,19 +192,53 @@ def test_build_teacher_tells_of_clips_without_a_row(
 ) -> None:
     store = make_store(["bark", "bell", "rain"])
     (store.root.parent / "corpus/clip01.wav").unlink()
-    build = ("build-teacher", "--model", "efficientat", "--checkpoint", weights, "--store", store.root)
+    build = (
+        "build-teacher",
+        "--model",
+        "efficientat",
+        "--checkpoint",
+        weights,
+        "--store",
+        store.root,
+        "--workers",
+        "0",
+    )
     outcome = featurestore(*build)
     assert outcome.status == 1
-    first, second = outcome.out.splitlines()
+    first, second, third = outcome.out.splitlines()
     assert first.endswith("2 of 3 clips, embedding of 11 (embedding, logits)")
-    assert second == "1 clips have no row (NaN), for instance clip01: missing: no such file"
+    assert (second, third) == ("1 clips have no row (NaN):", "  clip01: missing: no such file")
+
+
+def test_build_teacher_tells_the_size_of_tokens_first(featurestore: Command, store_copy: Path, tmp_path: Path) -> None:
+    path = astfiles.save(astfiles.made_up(), tmp_path)
+    build = ("build-teacher", "--model", "ast", "--checkpoint", path, "--store", store_copy, "--workers", 0)
+    first, second = featurestore(*build, "--tokens").out.splitlines()
+    assert first == "tokens: 22 clips x 300 x 64 of 2 bytes, up to 0.000845 GB on disk"
+    assert second.endswith("22 of 22 clips, embedding of 64 (embedding, logits, tokens)")
+
+
+def test_build_teacher_of_an_ensemble(featurestore: Command, store_copy: Path, weights: Path, tmp_path: Path) -> None:
+    ast = astfiles.save(astfiles.made_up(), tmp_path)
+    members = ("--model", "efficientat", "--checkpoint", weights, "--model", "ast", "--checkpoint", ast)
+    outcome = featurestore("build-teacher", *members, "--store", store_copy, "--workers", 0, "--views", 2)
+    path = store_copy / "teachers/efficientat-ast.zarr"
+    assert outcome.out == f"{path}: 22 of 22 clips, embedding of 75 (embedding, embedding_views)\n"
+    cache = TeacherCache(Store(store_copy), "efficientat-ast")
+    assert cache.row_shape("embedding_views") == (2, 75)
+    names = [(one["name"], one["embedding_dim"]) for one in cache.attributes.provenance["members"]]
+    assert names == [("efficientat", 11), ("ast", 64)]
+    assert_error(
+        featurestore("build-teacher", *members[:6], "--store", store_copy, "--workers", 0),
+        "--model is given 2 times and --checkpoint 1 times",
+    )
 
 
 def test_mistakes_of_build_teacher(featurestore: Command, store_copy: Path, weights: Path) -> None:
     def build(*arguments: str | Path) -> Outcome:
-        return featurestore("build-teacher", "--store", store_copy, *arguments)
+        return featurestore("build-teacher", "--workers", "0", "--store", store_copy, *arguments)
 
-    assert_error(build("--model", "beets"), "there is no teacher 'beets'; there are: checkpoint, efficientat")
+    assert_error(build("--model", "beets"), "there is no teacher 'beets'; there are: .*checkpoint, efficientat")
     assert_error(build("--model", "efficientat"), "needs its weights: give the file with --checkpoint")
     assert_error(build("--model", "efficientat", "--checkpoint", "none.pt"), "none.pt: No such file")
     usual = ("--model", "efficientat", "--checkpoint", weights)

@@ -17,10 +17,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from featurestore.build import build_teacher
+from featurestore.build import build_cache, build_teacher
+from featurestore.cacheplan import CacheOptions, plan_cache
 from featurestore.loader import Batch, Loader, LoaderState, sequential_batches
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
+from featurestore.teacherpool import InProcess
+from featurestore.teachers.ensemble import Ensemble
+from featurestore.views import View, apply_to_fbank
 from ingest.index import ShardEntry
 from manifests.errors import InputError
 
@@ -68,6 +72,38 @@ def test_batches_hold_what_the_tars_hold(finished_store: Store, fbanks: Arrays, 
     # 44 clips are two epochs of 22.
     assert sorted(seen[:22]) == sorted(seen[22:]) == finished_store.rows().tolist()
     assert seen[:22] != seen[22:]
+
+
+def test_views_are_drawn_by_step_and_joined(store_copy: Path, fbanks: Arrays, hogs: Arrays, fbank_stats: Any) -> None:
+    """The teacher's rows are those of the views that a batch names, and of its clips' own fbanks."""
+    store = Store(store_copy)
+    options = CacheOptions(num_views=3, views_seed=5)
+    cache = build_cache(plan_cache(store, Ensemble([fbank_stats()]), "stats", options), InProcess()).cache
+    loader = Loader(store, store.rows(), 8, seed=4, teacher=cache, with_logits=True, with_views=True)
+    batches = list(loader.batches(num_steps=6))
+    for batch in batches:
+        assert batch.views is not None
+        assert batch.teacher is not None
+        assert_right(batch, store, fbanks, hogs)
+        named = zip(batch.keys, batch.views.roll_frames.tolist(), batch.views.gain_db.tolist(), strict=True)
+        for place, (key, roll_frames, gain_db) in enumerate(named):
+            seen = apply_to_fbank(fbanks[key], View(roll_frames, gain_db))
+            np.testing.assert_allclose(batch.teacher[place], [seen.mean(), seen.std(ddof=1)], rtol=2e-3)
+    drawn = {
+        (key, roll) for batch in batches if batch.views for key, roll in zip(batch.keys, batch.views[0], strict=True)
+    }
+    assert len(drawn) > 30  # of 48 draws for 22 clips with three views each
+    # A later start draws the same.
+    (later,) = loader.batches(5, num_steps=1)
+    assert later.views is not None
+    assert batches[5].views is not None
+    assert (later.views.roll_frames == batches[5].views.roll_frames).all()
+    with pytest.raises(
+        InputError, match=r"a teacher's augmented views are needed, and .*plain\.zarr has none; make them"
+    ):
+        Loader(store, store.rows(), 8, teacher=build_teacher(store, fbank_stats(), "plain").cache, with_views=True)
+    with pytest.raises(InputError, match="views are needed, and there is no cache"):
+        Loader(store, store.rows(), 8, with_views=True)
 
 
 def test_teacher_rows_are_joined_by_row(store_copy: Path, fbanks: Arrays, fbank_stats: Any) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from featurestore.order import SHARDS_PER_WINDOW, ClipOrder, permute
+from featurestore.order import SHARDS_PER_WINDOW, ClipOrder, draws, permute
 
 Rows = NDArray[np.int64]
 # No deadline: the machine may be busy with something else.
@@ -139,3 +139,14 @@ def test_two_million_clips_make_no_list() -> None:
         tracemalloc.stop()
     assert len(np.unique(batch)) == 256
     assert peak_bytes < 1_000_000
+
+
+def test_draws_depend_on_seed_step_and_row_alone() -> None:
+    rows = np.arange(20_000)
+    drawn = draws(rows, 3, 11, 5)
+    assert np.bincount(drawn, minlength=5).tolist() == pytest.approx([4000] * 5, rel=0.06)
+    some = np.array([7, 19_999, 0])
+    assert (draws(some, 3, 11, 5) == drawn[some]).all()
+    for seed, step in ((4, 11), (3, 12), (11, 3)):
+        assert (draws(rows, seed, step, 5) == drawn).mean() == pytest.approx(0.2, abs=0.02)
+    assert (draws(rows, 2**63, 2**40, 1) == 0).all()

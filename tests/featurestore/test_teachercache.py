@@ -157,6 +157,10 @@ def test_plain_zarr_reads_it(store: Store, cache: TeacherCache) -> None:
         "store_fingerprint": store.snapshot.fingerprint,
         "snapshot": 1,
         "vocabulary": {"labels": [{"id": name, "name": name} for name in "xyz"]},
+        "inputs": [],
+        "precision": "float32",
+        "num_views": 0,
+        "views_seed": 0,
     }
 
 
@@ -183,9 +187,16 @@ def test_an_open_cache_is_opened_for_more_rows(store: Store, cache: TeacherCache
 
 def test_another_teacher_is_refused_naming_the_field(store: Store, cache: TeacherCache) -> None:
     for changes, field in (
-        ({"provenance": {"checkpoint_sha256": "cd" * 32, "rates": (16000, 0.5)}}, "provenance"),
-        ({"teacher": "other"}, "teacher"),
-        ({"vocabulary": None, "embedding_dim": 5}, "embedding_dim, vocabulary"),
+        (
+            {"provenance": {"checkpoint_sha256": "cd" * 32, "rates": (16000, 0.5)}},
+            rf"provenance\.checkpoint_sha256 \({'ab' * 10}\.\.\. there, {'cd' * 10}\.\.\. wanted\)",
+        ),
+        ({"provenance": {"checkpoint_sha256": "ab" * 32, "rates": (32000, 0.5)}}, r"provenance\.rates"),
+        ({"teacher": "other"}, r"teacher \(random there, other wanted\)"),
+        ({"vocabulary": None, "embedding_dim": 5}, r"embedding_dim \(4 there, 5 wanted\), vocabulary"),
+        ({"precision": "bfloat16"}, r"precision \(float32 there, bfloat16 wanted\)"),
+        ({"inputs": ({"kind": "waveform", "sample_rate_hz": 16000},)}, "inputs"),
+        ({"num_views": 2, "views_seed": 5}, r"num_views \(0 there, 2 wanted\), views_seed \(0 there, 5 wanted\)"),
     ):
         with pytest.raises(InputError, match=rf"random\.zarr is another cache: it differs in {field}; delete it or"):
             create(store, **changes)
@@ -236,3 +247,21 @@ def test_an_array_of_another_size(store: Store, cache: TeacherCache) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"shape": [20, 4]}))
     with pytest.raises(InputError, match=r"random\.zarr is damaged, its arrays are too short; delete it and build it"):
         TeacherCache(store, "random")
+
+
+def test_views_by_row(store: Store) -> None:
+    shapes: dict[Any, tuple[int, ...]] = {"embedding": (4,), "embedding_views": (2, 4)}
+    made = create_cache(store, "random", attributes(store, num_views=2), shapes)
+    for shard in range(5):
+        made.write(shard, {"embedding": shard_values(shard, 4), "embedding_views": shard_values(shard, 2, 4)})
+    rows, opened = np.array([12, 3, 4]), TeacherCache(store, "random")
+    assert opened.outputs == ["embedding", "embedding_views"]
+    first, second, third = shard_values(2, 2, 4)[2], shard_values(0, 2, 4)[3], shard_values(0, 2, 4)[4]
+    assert (opened.gather_view("embedding", rows, 1) == np.stack([first[1], second[1], third[1]])).all()
+    each = opened.gather_view("embedding", rows, np.array([1, 0, 1]))
+    assert (each == np.stack([first[1], second[0], third[1]])).all()
+    assert (opened.gather("embedding_views", rows) == np.stack([first, second, third])).all()
+    with pytest.raises(InputError, match=r"has 2 augmented views of each clip, and 3 are wanted; build it with more"):
+        opened.gather_view("embedding", rows, 2)
+    with pytest.raises(InputError, match=r"has no logits_views, only embedding, embedding_views"):
+        opened.gather_view("logits", rows, 0)

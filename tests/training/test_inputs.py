@@ -1,10 +1,13 @@
 """Batches as the networks see them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from featurestore.loader import Batch
+from featurestore.loader import Batch, BatchViews
+from featurestore.views import apply_to_fbank, view_of
 from manifests.geometry import PatchGrid
 from training.inputs import Normalisation, prepare
 
@@ -64,3 +67,16 @@ def test_a_batch_is_not_changed(batch: Batch) -> None:
     inputs = prepare(batch, PatchGrid(num_frames=512), NORMALISATION, CPU, torch.Generator().manual_seed(0))
     inputs.fbank.zero_()
     assert (batch.fbank == before).all()
+
+
+@pytest.mark.parametrize("num_frames", [256, 512])
+def test_a_view_is_the_one_that_the_teacher_got(batch: Batch, num_frames: int) -> None:
+    """And no other roll comes on top of it."""
+    views = [view_of(key, 3, 7, 512) for key in batch.keys]
+    rolls = np.array([view.roll_frames for view in views])
+    batch = replace(batch, views=BatchViews(rolls, np.array([view.gain_db for view in views], np.float32)))
+    for generator in (None, torch.Generator().manual_seed(0)):
+        inputs = prepare(batch, PatchGrid(num_frames=num_frames), NORMALISATION, CPU, generator)
+        for clip, view in enumerate(views):
+            wanted = normalised(apply_to_fbank(batch.fbank[clip], view))[:num_frames]
+            np.testing.assert_allclose(inputs.fbank[clip], wanted, rtol=1e-5, atol=1e-5)

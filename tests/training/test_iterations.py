@@ -14,10 +14,13 @@ import torch
 import zarr
 from torch import Tensor
 
-from featurestore.build import build_teacher
+from featurestore.build import build_cache, build_teacher
+from featurestore.cacheplan import CacheOptions, plan_cache
 from featurestore.device import choose_device
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
+from featurestore.teacherpool import InProcess
+from featurestore.teachers.ensemble import Ensemble
 from featurestore.teachers.registry import load_teacher
 from manifests.errors import InputError
 from training import iterations
@@ -291,6 +294,26 @@ def test_a_named_teacher(
     assert not (tmp_path / "run/iter1/multissl").exists()
     about = load_checkpoint(tmp_path / "run/iter1/distill/last.pt").about
     assert about.teacher == {"name": "ours", **cache.attributes.provenance}
+
+
+def test_views_of_a_named_teacher(
+    own_store: Store, config: RunConfig, preset: Path, checkpoint_path: Path, tmp_path: Path
+) -> None:
+    changes = ["distill.views=true", "multissl.optimiser.epochs=0"]
+    consistent = changed(config, preset, "distill.teacher=ours", *changes)
+    teacher = Ensemble([load_teacher("checkpoint", checkpoint_path)])
+    build_cache(plan_cache(own_store, teacher, "ours", CacheOptions()), InProcess())
+    with pytest.raises(InputError, match=r"ours\.zarr has none; make them with `featurestore build-teacher --views K`"):
+        train(own_store, consistent, tmp_path / "run", 1)
+    assert not (tmp_path / "run").exists()
+    build_cache(plan_cache(own_store, teacher, "views", CacheOptions(num_views=2)), InProcess())
+    wanted = changed(config, preset, "distill.teacher=views", *changes)
+    (result,) = train(own_store, wanted, tmp_path / "run", 1)
+    assert result.teacher == "views"
+    losses = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(line["regress"] > 0 for line in losses if "loss" in line)
+    with pytest.raises(InputError, match=r"distill\.views needs distill\.teacher, the name of a cache"):
+        changed(config, preset, "distill.views=true", "distill.teacher=own")
 
 
 def test_labels_alone(clean: CleanRun, own_store: Store, config: RunConfig, preset: Path, tmp_path: Path) -> None:
