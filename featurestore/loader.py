@@ -22,6 +22,8 @@ from featurestore.views import view_of
 from manifests.errors import InputError
 
 NUM_READ_AHEAD = 3
+# What the thread is at when it is stopped takes far less.
+THREAD_PATIENCE_S = 30.0
 # Of an object store, read in the order of its shards, so many are downloaded ahead.
 NUM_SHARDS_AHEAD = 4
 
@@ -175,7 +177,8 @@ class _BatchSource:
                 yield item
         finally:
             stopped.set()
-            thread.join()
+            # Ctrl-C may have left the queue's lock taken, and then it never ends; it ends with the process.
+            thread.join(THREAD_PATIENCE_S)
 
     def _fill(self, parts: Iterator[_Part], ready: "queue.Queue[Any]", stopped: threading.Event) -> None:
         last: BaseException | None = None

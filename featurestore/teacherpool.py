@@ -126,6 +126,14 @@ class OnRay:
         # file of weights, and none can differ.
         ensemble = self._ray.put(job.ensemble)
         actors = self._start_actors(job, ensemble, min(self._num_actors, len(shards)))
+        try:
+            yield from self._fill_by(actors, job, shards)
+        finally:
+            # Their part of the cores is free again at once, also while an error is looked at.
+            for actor in actors:
+                self._ray.kill(actor)
+
+    def _fill_by(self, actors: list[Any], job: TeacherJob, shards: Sequence[int]) -> Iterator[tuple[int, ShardReport]]:
         cpus = 1.0 if self.on_cuda else 1 - CPUS_OF_AN_ACTOR
         fill = self._ray.remote(num_cpus=cpus, max_retries=MAX_RETRIES)(_fill_remotely)
         location = _absolute(job.store.location)

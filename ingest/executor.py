@@ -77,7 +77,8 @@ class _InProcess:
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
         self._shards: deque[tuple[int, Iterator[ShardProgress]]] = deque()
-        self._fetched: queue.Queue[Future[FetchOutcome]] = queue.Queue()
+        # Not queue.Queue, whose lock stays taken when Ctrl-C comes at a bad moment: downloads would never end.
+        self._fetched: queue.SimpleQueue[Future[FetchOutcome]] = queue.SimpleQueue()
         self.downloads: set[Future[FetchOutcome]] = set()
 
     def submit_shard(self, task: ShardTask) -> None:

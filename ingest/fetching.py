@@ -194,7 +194,7 @@ class Fetcher:
                 "give --cookies"
             )
         tasks = []
-        while len(self._in_flight) < self._options.num_parallel and not self.wait_s(now):
+        while not self.wait_s(now):
             recording = self._next(now)
             self._in_flight.add(recording)
             self._limiter.started(now)
@@ -213,7 +213,12 @@ class Fetcher:
         return DownloadRequest(video_url(options.source, recording), options.time_limit_s, cookies=options.cookies)
 
     def wait_s(self, now: float | None = None) -> float:
-        """How long nothing may be asked for, 0 where something may be at once; endless while nothing waits."""
+        """How long nothing may be asked for, 0 where something may be at once.
+
+        Endless while nothing waits, or as many are under way as may be: then there will be news.
+        """
+        if len(self._in_flight) >= self._options.num_parallel:
+            return math.inf
         now = self._clock() if now is None else now
         own_s = 0.0 if self._queue else min((self._backoff.wait_s(name, now) for name in self._again), default=math.inf)
         return max(own_s, self._limiter.wait_s(now), self._guard.wait_s(now))

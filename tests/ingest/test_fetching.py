@@ -167,6 +167,17 @@ def test_one_that_waits_lets_others_pass(cache: RawCache, clock: Clock) -> None:
     assert due(fetcher) == [A]
 
 
+def test_nothing_is_due_while_enough_are_under_way(cache: RawCache, clock: Clock) -> None:
+    """Who waits for news sleeps until some come."""
+    fetcher = Fetcher(cache, NO_LIMIT, clock=clock)
+    fetcher.ask([A, B, C, D])
+    assert due(fetcher) == [A, B, C]
+    assert fetcher.wait_s() == math.inf
+    done(fetcher, cache, B)
+    assert fetcher.wait_s() == 0
+    assert due(fetcher) == [D]
+
+
 def test_a_block_pauses_everything_and_costs_no_try(cache: RawCache, clock: Clock) -> None:
     fetcher = Fetcher(cache, NO_LIMIT, clock=clock)
     fetcher.ask([A, B, C, D])
