@@ -30,6 +30,9 @@ def build_teacher(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The cache's name. Default: the teachers'.")] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Keep each patch's embedding as well.")] = False,
+    from_fbank: Annotated[
+        bool, typer.Option("--from-fbank", help="Feed AST the store's fbanks, where no audio is at hand (ast-fbank).")
+    ] = False,
     views: Annotated[
         int, typer.Option(min=0, help="Augmented views of each clip to keep as well, for consistent distillation.")
     ] = 0,
@@ -54,7 +57,8 @@ def build_teacher(
     Example: featurestore build-teacher --model efficientat --checkpoint mn04_as_mAP_432.pt
     """
     opened = Store(choose_store(store))
-    ensemble = load_teachers(model, checkpoint or [])
+    names = [f"{one.removesuffix('-fbank')}-fbank" for one in model] if from_fbank else model
+    ensemble = load_teachers(names, checkpoint or [])
     options = CacheOptions(with_tokens=tokens, precision=precision, num_views=views, views_seed=views_seed)
     plan = plan_cache(opened, ensemble, _cache_name(name or ensemble.name), options)
     if tokens:

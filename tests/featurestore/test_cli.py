@@ -249,6 +249,18 @@ def test_mistakes_of_build_teacher(featurestore: Command, store_copy: Path, weig
     assert not (store_copy / "teachers").exists()
 
 
+def test_ast_from_the_store_s_fbanks(featurestore: Command, store_copy: Path, tmp_path: Path) -> None:
+    """No source is asked for: a cache of its own name, made of what the shards hold."""
+    checkpoint = astfiles.save(astfiles.made_up(), tmp_path)
+    arguments = ("build-teacher", "--workers", "0", "--store", store_copy, "--from-fbank", "--checkpoint", checkpoint)
+    done = featurestore(*arguments, "--model", "ast")
+    assert done.status == 0, done.err
+    assert "ast-fbank.zarr: 22 of 22 clips" in done.out
+    assert_error(
+        featurestore(*arguments, "--model", "beats"), "there is no teacher 'beats-fbank'; there are: ast, ast-"
+    )
+
+
 def test_mistakes_of_all_commands(featurestore: Command, tmp_path: Path, store_copy: Path) -> None:
     for command in ("info", "verify"):
         assert_error(featurestore(command, tmp_path / "none"), r"none is not a store: it has no store.json; make one")
