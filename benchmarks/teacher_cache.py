@@ -31,7 +31,9 @@ from training.inputs import Normalisation, prepare
 from training.model.networks import Student
 
 DIM, BATCH_SIZE, NUM_BATCHES = 768, 256, 60
-STEP_BATCH_SIZE, STEPS_A_RUN = 8, 4
+STEP_BATCH_SIZE, STEPS_A_RUN = 8, 8
+# The chunks of a window of shards are read once for its 16,000 clips, and not in each step.
+NUM_WARM_BATCHES = 100
 MEASURED = """
 import json, sys, time
 from pathlib import Path
@@ -98,7 +100,11 @@ def step_s(store: Store, cache: TeacherCache | None, in_step: Teacher | None) ->
         student.zero_grad(set_to_none=True)
         torch.autograd.backward(distill_losses(student, inputs, config.distill, Task(one_label=False))["loss"])
 
-    batches = Loader(store, store.rows(), STEP_BATCH_SIZE, teacher=cache).batches(num_steps=STEPS_A_RUN + 1)
+    batches = Loader(store, store.rows(), STEP_BATCH_SIZE, teacher=cache).batches(
+        num_steps=NUM_WARM_BATCHES + STEPS_A_RUN
+    )
+    for _ in range(NUM_WARM_BATCHES - 1):
+        next(batches)
     step(next(batches))
     began = time.perf_counter()
     for batch in batches:
