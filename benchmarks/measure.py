@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -44,7 +45,7 @@ def report(name: str, lines: list[str], figures: dict[str, Any], out: Path | Non
     about = {
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_named, sys.argv[1:])]),
         "commit": _git("rev-parse", "HEAD") + (" with changes" if _git("status", "--porcelain") else ""),
         "hardware": _hardware(),
         "torch": torch.__version__,
@@ -52,6 +53,11 @@ def report(name: str, lines: list[str], figures: dict[str, Any], out: Path | Non
         "lines": lines,
     }
     out.write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _named(argument: str) -> str:
+    """A path from the repository's root, since others have theirs elsewhere."""
+    return os.path.relpath(argument, ROOT) if argument.startswith("/") else argument
 
 
 def parser(description: str) -> argparse.ArgumentParser:

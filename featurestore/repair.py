@@ -9,7 +9,7 @@ from ingest.index import read_index
 from ingest.job import rebuild
 from ingest.layout import TEACHER_FOLDER, StoreFile, read_store_file
 from ingest.location import Location
-from ingest.soundness import check_lists, has_sound_index, read_listed, restore_index
+from ingest.soundness import make_sound, restore_index
 from manifests.errors import InputError
 
 
@@ -44,10 +44,7 @@ def _open(location: Location, store: StoreFile) -> Book:
         book.index = read_index(location)
     except InputError:
         restore_index(book)
-    listed = read_listed(book)
-    check_lists(book, listed)
-    if not has_sound_index(book, listed):
-        restore_index(book)
+    make_sound(book)
     return book
 
 

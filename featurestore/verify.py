@@ -19,11 +19,9 @@ from ingest.layout import (
 )
 from ingest.location import Location
 from ingest.progress import ProgressDisplay
+from ingest.soundness import is_slip
 from manifests.clips import Manifest
 from manifests.errors import InputError
-
-# Hashes of different files differ in more of their 64 digits.
-MAX_DIGITS_OF_A_SLIP = 8
 
 
 def verify(location: Location) -> list[Problem]:
@@ -114,7 +112,7 @@ def _check_sums(location: Location, store: StoreFile, listed: dict[str, str], in
 
 def _wrong_sum(name: str, found: str, listed: str) -> Problem:
     """A file that changes gets another hash altogether; one that differs in a digit or two was damaged itself."""
-    if sum(one != other for one, other in zip(found, listed, strict=True)) <= MAX_DIGITS_OF_A_SLIP:
+    if is_slip(found, listed):
         return Problem(CHECKSUM_FILE, None, f"its sha256 of {name} is damaged")
     return Problem(name, None, f"its sha256 is not the one in {CHECKSUM_FILE}")
 

@@ -7,7 +7,7 @@ from ingest.book import Book, read_parts
 from ingest.index import read_index
 from ingest.layout import MANIFEST_FILE, STORE_FILE, Part, StoreFile, read_store_file
 from ingest.location import Location
-from ingest.soundness import FROM_LISTS, check_lists, has_sound_index, read_listed, restore_index
+from ingest.soundness import FROM_LISTS, make_sound
 from manifests.clips import Manifest, make_manifest
 from manifests.errors import InputError
 from manifests.parts import write_manifests
@@ -32,10 +32,8 @@ def open_book(location: Location, wanted: Manifest, new: StoreFile, *, append: b
         )
     parts = _parts(location, store, wanted)
     book = Book(location, store, parts, read_index(location) if store.snapshots else None)
-    listed = read_listed(book) if store.snapshots else {}
-    check_lists(book, listed)
-    if not has_sound_index(book, listed):
-        restore_index(book)
+    if store.snapshots:
+        make_sound(book)
     # A run that was killed while it closed the store may have left an index of shards that aren't published.
     book.forget(range(store.num_shards_published, store.num_shards))
     if known:
@@ -56,11 +54,11 @@ def _check_recipe(location: Location, store: StoreFile, new: StoreFile, append: 
 
 
 def _delete(location: Location) -> str:
-    return "delete this one (but not its raw/, which holds the downloads)" if _has_raw(location) else "delete this one"
-
-
-def _has_raw(location: Location) -> bool:
-    return "raw" in location.folders()
+    return (
+        "delete this one (but not its raw/, which holds the downloads)"
+        if "raw" in location.folders()
+        else "delete this one"
+    )
 
 
 def _parts(location: Location, store: StoreFile, wanted: Manifest) -> list[Manifest]:

@@ -21,6 +21,17 @@ def is_slip(found: str, listed: str) -> bool:
     return sum(one != other for one, other in zip(found, listed, strict=True)) <= MAX_DIGITS_OF_A_SLIP
 
 
+def make_sound(book: Book) -> None:
+    """Compares an opened store with its checksums; an index that isn't the one listed is made anew.
+
+    Raises InputError as :func:`check_lists` and :func:`restore_index`.
+    """
+    listed = read_listed(book)
+    check_lists(book, listed)
+    if not _is_as_listed(book, INDEX_FILE, listed):
+        restore_index(book)
+
+
 def read_listed(book: Book) -> dict[str, str]:
     """The hashes in SHA256SUMS; none where it is missing or damaged, since it is made of the other files anyway."""
     try:
@@ -46,11 +57,6 @@ def check_lists(book: Book, listed: Mapping[str, str]) -> None:
         raise InputError(
             f"{where}: {STORE_FILE} is not the file that {CHECKSUM_FILE} names, it was damaged; {FROM_LISTS}"
         )
-
-
-def has_sound_index(book: Book, listed: Mapping[str, str]) -> bool:
-    """Whether index.parquet is the file that SHA256SUMS names."""
-    return _is_as_listed(book, INDEX_FILE, listed)
 
 
 def restore_index(book: Book) -> None:

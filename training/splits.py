@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from featurestore.probeparts import EVAL_NAMES
 from featurestore.store import Store
 from manifests.errors import InputError
 from training.config import DataConfig
-
-EVAL_NAMES = ("eval", "test", "validation", "valid", "val", "dev")
 
 
 @dataclass(frozen=True)

@@ -15,27 +15,11 @@ from featurestore.store import Store
 from featurestore.teachers.base import Teacher, TeacherOutput, WaveformInput
 from featurestore.teachers.beats import BeatsInput, BeatsSettings, BeatsTeacher, load_beats
 from featurestore.teachers.beatsmodel import Beats, BeatsConfig, relative_buckets
+from featurestore.teachers.golden import TINY_BEATS
 from manifests.errors import InputError
 
-CFG: dict[str, Any] = {
-    "input_patch_size": 16,
-    "embed_dim": 12,
-    "conv_bias": False,
-    "encoder_layers": 2,
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 24,
-    "encoder_attention_heads": 2,
-    "conv_pos": 8,
-    "conv_pos_groups": 4,
-    "num_buckets": 16,
-    "max_distance": 40,
-    "activation_fn": "gelu",
-    "layer_norm_first": False,
-    "deep_norm": True,
-    "relative_position_embedding": True,
-    "gru_rel_pos": True,
-    "dropout": 0.1,
-}
+HEAD = ("finetuned_model", "predictor_class")
+CFG: dict[str, Any] = {name: value for name, value in TINY_BEATS.items() if name not in HEAD} | {"dropout": 0.1}
 LABELS = {0: "/m/0bt9lr", 1: "/m/09x0r", 2: "/m/unknown"}  # Dog, Speech
 TABLES = [f"encoder.layers.{layer}.self_attn.relative_attention_bias.weight" for layer in range(2)]
 
