@@ -70,7 +70,9 @@ def test_waits_double_with_a_spread_and_tries_end(item: str, retry_after_s: floa
     for longest_s in (5, 10, 15, 15):
         assert backoff.failed(item, NOW, retry_after_s)
         shortest_s = max(longest_s / 2, min(retry_after_s or 0, 15))
-        assert shortest_s <= backoff.wait_s(item, NOW) <= max(longest_s, shortest_s)
+        rounding_s = 1e-6  # of seconds since the epoch, which have 53 bits
+        waited_s = backoff.wait_s(item, NOW)
+        assert shortest_s - rounding_s <= waited_s <= max(longest_s, shortest_s) + rounding_s
         assert backoff.wait_s(item, NOW + 20) == 0
         assert backoff.wait_s(item, NOW - 1e9) == 15  # the clock was set back
     assert not backoff.failed(item, NOW)
