@@ -36,6 +36,34 @@ def medians_s(candidates: Mapping[str, Callable[[], object]], repeats: int) -> d
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def matrix_peak_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    """The FLOP/s of the best of several products of large square matrices: what a step's FLOP/s are a share of."""
+    size, repeats = (8192, 30) if device.type == "cuda" else (1536, 6)
+    one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best_s = float("inf")
+    for _ in range(repeats):
+        synchronize(device)
+        started = time.perf_counter()
+        torch.mm(one, other)
+        synchronize(device)
+        best_s = min(best_s, time.perf_counter() - started)
+    return 2 * size**3 / best_s
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that was allocated on a CUDA device since the last reset, else the process's most resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
 def report(name: str, lines: list[str], figures: dict[str, Any], out: Path | None) -> None:
     """Prints the lines, and writes them with the figures to `out`."""
     print("\n".join(lines))

@@ -19,8 +19,9 @@ import torch
 from measure import parser, report
 from open_store import CLIPS_PER_SHARD, NUM_CLIPS, NUM_SHARDS, make_store
 
+from featurestore.batches import Batch
 from featurestore.cachefiles import TeacherAttributes
-from featurestore.loader import Batch, Loader
+from featurestore.loader import Loader
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache, create_cache
 from featurestore.teachers.base import Teacher

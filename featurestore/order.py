@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,29 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
+class Visited(NamedTuple):
+    """Rows of the store (n,), and the number of each one's visit (n,): a stream never has a row and visit twice."""
+
+    rows: NDArray[np.int64]
+    visits: NDArray[np.int64]
+
+
+class Order(Protocol):
+    """An endless stream of clips of one store."""
+
+    def __len__(self) -> int:
+        """Clips in an epoch."""
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The store's rows at positions [start, stop) of the stream."""
+
+    def visited(self, start: int, stop: int) -> Visited:
+        """The same, with the number of each visit."""
+
+    def shards_around(self, position: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The shards in use at a position of the stream, and those that come next."""
+
+
 class ClipOrder:
     """An endless stream of clips: epoch after epoch, in each every clip exactly once, in another order.
 
@@ -81,10 +105,14 @@ class ClipOrder:
 
     def rows(self, start: int, stop: int) -> NDArray[np.int64]:
         """The store's rows at positions [start, stop) of the stream."""
+        return self.visited(start, stop).rows
+
+    def visited(self, start: int, stop: int) -> "Visited":
+        """The rows at positions [start, stop) of the stream, and which visit of its clip each is: the epoch."""
         positions = np.arange(start, stop, dtype=np.int64)
         epochs, within = np.divmod(positions, len(self))
-        parts = [self._epoch_rows(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)]
-        return np.concatenate(parts) if parts else positions
+        parts = [self.indices(int(epoch), within[epochs == epoch]) for epoch in np.unique(epochs)]
+        return Visited(self._rows[np.concatenate(parts)] if parts else positions, epochs)
 
     def batch(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> NDArray[np.int64]:
         """The rows of one rank's batch at one step."""
@@ -108,7 +136,8 @@ class ClipOrder:
         ends = np.cumsum(self._counts[order])
         return order, ends, np.append(ends[self._window - 1 : -1 : self._window], ends[-1])
 
-    def _epoch_rows(self, epoch: int, within: NDArray[np.int64]) -> NDArray[np.int64]:
+    def indices(self, epoch: int, within: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of the chosen clips, by index, are at the positions `within` an epoch."""
         order, shard_ends, window_ends = self._epoch_layout(epoch)
         windows = np.searchsorted(window_ends, within, side="right")
         mixed = np.empty_like(within)
@@ -120,8 +149,8 @@ class ClipOrder:
         slots = np.searchsorted(shard_ends, mixed, side="right")
         shards = order[slots]
         offset = mixed - (shard_ends[slots] - self._counts[shards])
-        rows: NDArray[np.int64] = self._rows[self._first[shards] + offset]
-        return rows
+        indices: NDArray[np.int64] = self._first[shards] + offset
+        return indices
 
     def _key(self, epoch: int, purpose: str) -> int:
         return int.from_bytes(hashlib.sha256(f"{self._name}:{epoch}:{purpose}".encode()).digest()[:8], "big")

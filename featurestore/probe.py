@@ -1,7 +1,7 @@
-"""How much of a store's labels can be read off a teacher's cached embeddings, by a linear probe and by neighbours."""
+"""How much of a store's labels can be read off embeddings of its clips, by a linear probe and by neighbours."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featurestore.probemodels import NUM_NEIGHBOURS, PENALTIES, TEMPERATURE, choose_penalty, fit_linear, knn_scores
-from featurestore.probeparts import Part, PartOptions, Rows, choose_parts, deal_folds, labels_of_rows, recordings
+from featurestore.probeparts import Part, PartOptions, Parts, Rows, choose_parts, deal_folds, labels_of_rows, recordings
 from featurestore.probescores import (
     Scores,
     accuracy,
@@ -39,6 +39,20 @@ class ProbeOptions:
     parts: PartOptions = field(default_factory=PartOptions)
     max_clips: int = DEFAULT_MAX_CLIPS
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Whose embeddings are probed: a teacher cache, or any model.
+
+    `read` gives those of the store's rows (N, D) float32, NaN where there are none; `remedy` says how to have more.
+    """
+
+    name: str
+    teacher: str
+    provenance: dict[str, Any]
+    read: Callable[[Rows], NDArray[np.float32]]
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -71,11 +85,11 @@ class PartResult:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """All of one probe; `as_json` is what --json writes."""
+    """All of one probe; `as_json` is what --json writes. `source`: the cache's name, or whose embeddings they are."""
 
     store: str
     fingerprint: str
-    cache: str
+    source: str
     teacher: str
     provenance: dict[str, Any]
     seed: int
@@ -110,18 +124,29 @@ def probe(store: Store, cache_name: str, options: ProbeOptions) -> ProbeReport:
     Raises InputError where the cache, the labels, or the folds and splits asked for are not there.
     """
     cache = TeacherCache(store, cache_name)
-    parts = choose_parts(store, options.parts)
+    remedy = "run its `featurestore build-teacher` command again"
+    source = Source(cache_name, cache.attributes.teacher, cache.attributes.provenance, cache.embeddings, remedy)
+    return probe_source(store, source, choose_parts(store, options.parts), options)
+
+
+def probe_source(store: Store, source: Source, parts: Parts, options: ProbeOptions) -> ProbeReport:
+    """As :func:`probe`, on any embeddings and parts; only the rows that a part takes are read, part by part."""
     return ProbeReport(
         store=str(store.location),
         fingerprint=store.snapshot.fingerprint,
-        cache=cache_name,
-        teacher=cache.attributes.teacher,
-        provenance=cache.attributes.provenance,
+        source=source.name,
+        teacher=source.teacher,
+        provenance=source.provenance,
         seed=options.parts.seed,
         chosen_by=parts.chosen_by,
         num_unlabelled=parts.num_unlabelled,
-        parts=[_probe_part(store, cache, part, options) for part in parts.parts],
+        parts=[_probe_part(store, source, part, options) for part in parts.parts],
     )
+
+
+def hash_keys(keys: Sequence[str]) -> str:
+    """The sha256 of sorted keys, each with a line feed: two figures with the same one are of the same clips."""
+    return hashlib.sha256("".join(f"{key}\n" for key in sorted(keys)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -133,13 +158,13 @@ class _Side:
     labels: Tensor
 
 
-def _probe_part(store: Store, cache: TeacherCache, part: Part, options: ProbeOptions) -> PartResult:
+def _probe_part(store: Store, source: Source, part: Part, options: ProbeOptions) -> PartResult:
     chosen = [_sample(rows, options) for rows in (part.train, part.test)]
-    train, test = (_read_side(store, cache, rows, options.device) for rows in chosen)
+    train, test = (_read_side(store, source, rows, options.device) for rows in chosen)
     if not len(train.rows) or not len(test.rows):
         raise InputError(
-            f"{cache.path} has embeddings of {len(train.rows)} clips to learn from and {len(test.rows)} to judge by "
-            f"({part.name}); run its `featurestore build-teacher` command again"
+            f"{source.name} has embeddings of {len(train.rows)} clips to learn from and {len(test.rows)} to judge by "
+            f"({part.name} of {store.location}); {source.remedy}"
         )
     labels = test.labels.cpu().numpy()
     return PartResult(
@@ -149,7 +174,7 @@ def _probe_part(store: Store, cache: TeacherCache, part: Part, options: ProbeOpt
         num_evaluated=len(test.rows),
         num_evaluated_of=len(part.test),
         num_without_embedding=sum(map(len, chosen)) - len(train.rows) - len(test.rows),
-        keys_sha256=_hash_keys(store.keys(test.rows)),
+        keys_sha256=hash_keys(store.keys(test.rows)),
         chance=_chance(train.labels.cpu().numpy(), labels, store.is_multi_label),
         results={kind: _run(kind, store, train, test, options.parts.seed) for kind in options.kinds},
     )
@@ -161,8 +186,8 @@ def _sample(rows: Rows, options: ProbeOptions) -> Rows:
     return np.sort(np.random.default_rng(options.parts.seed).choice(rows, options.max_clips, replace=False))
 
 
-def _read_side(store: Store, cache: TeacherCache, rows: Rows, device: torch.device) -> _Side:
-    embeddings = cache.embeddings(rows)
+def _read_side(store: Store, source: Source, rows: Rows, device: torch.device) -> _Side:
+    embeddings = source.read(rows)
     kept = np.isfinite(embeddings).all(1)
     rows, embeddings = rows[kept], embeddings[kept]
     return _Side(rows, torch.from_numpy(embeddings).to(device), torch.from_numpy(store.labels(rows)).to(device))
@@ -208,7 +233,3 @@ def _chance(train: Scores, labels: Scores, is_multi_label: bool) -> dict[str, fl
         return {"accuracy": accuracy(np.broadcast_to(train.sum(0), labels.shape), labels)}
     present = labels.any(0)
     return {"mAP": float(labels[:, present].mean()), "mAUC": 0.5}
-
-
-def _hash_keys(keys: Sequence[str]) -> str:
-    return hashlib.sha256("".join(f"{key}\n" for key in sorted(keys)).encode()).hexdigest()

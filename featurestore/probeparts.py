@@ -49,22 +49,21 @@ def choose_parts(store: Store, options: PartOptions) -> Parts:
 
     Raises InputError for folds or splits that the store doesn't have, and where a side is left without a clip.
     """
-    strata = labels_of_rows(store, store.rows())
-    labelled = store.rows()[strata >= 0]
-    if not len(labelled):
-        raise InputError(
-            f"{store.location} has no clip with a label, and a probe needs labels; ingest it with --labels-csv or from "
-            "folders of labels"
-        )
     if options.train_split is not None or options.test_split is not None:
-        parts, chosen_by = [_named_splits(store, options)], "the splits asked for"
-    elif options.folds or len(store.folds) > 1:
-        parts, chosen_by = _folds(store, options.folds), "the store's folds, each held out in turn"
-    elif (name := next((name for name in EVAL_NAMES if name in store.splits), None)) and len(store.splits) > 1:
-        parts, chosen_by = [_eval_split(store, name)], f"the store's split {name!r}"
-    else:
-        parts = _seeded_folds(store, labelled, strata[strata >= 0], options.seed)
-        chosen_by = f"parts dealt by seed {options.seed}, since the store has neither folds nor an eval split"
+        return labelled_parts(store, [_named_splits(store, options)], "the splits asked for")
+    if options.folds or len(store.folds) > 1:
+        return labelled_parts(store, _folds(store, options.folds), "the store's folds, each held out in turn")
+    if (name := next((name for name in EVAL_NAMES if name in store.splits), None)) and len(store.splits) > 1:
+        return labelled_parts(store, [_eval_split(store, name)], f"the store's split {name!r}")
+    parts = _seeded_folds(store, options.seed)
+    chosen_by = f"parts dealt by seed {options.seed}, since the store has neither folds nor an eval split"
+    return labelled_parts(store, parts, chosen_by)
+
+
+def labelled_parts(store: Store, parts: Sequence[Part], chosen_by: str) -> Parts:
+    """The parts' clips that have a label; raises InputError where a side is left with none."""
+    strata, rows = labels_of_rows(store, store.rows()), store.rows()
+    labelled = rows[_labelled(store, strata)]
     return Parts([_keep(store, part, labelled) for part in parts], chosen_by, int((strata < 0).sum()))
 
 
@@ -113,6 +112,17 @@ def _keep(store: Store, part: Part, labelled: Rows) -> Part:
     return Part(part.name, train, test)
 
 
+def _labelled(store: Store, strata: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which clips have a label; raises InputError when none has."""
+    if not (strata >= 0).any():
+        raise InputError(
+            f"{store.location} has no clip with a label, and a probe needs labels; ingest it with --labels-csv or from "
+            "folders of labels"
+        )
+    labelled: NDArray[np.bool_] = strata >= 0
+    return labelled
+
+
 def _label_blocks(store: Store, rows: Rows) -> Iterator[tuple[int, NDArray[np.float32]]]:
     for start in range(0, len(rows), ROWS_A_BLOCK):
         yield start, store.labels(rows[start : start + ROWS_A_BLOCK])
@@ -143,7 +153,10 @@ def _eval_split(store: Store, name: str) -> Part:
     return Part(name, np.setdiff1d(store.rows(), apart), store.rows(split=name))
 
 
-def _seeded_folds(store: Store, rows: Rows, strata: NDArray[np.int64], seed: int) -> list[Part]:
+def _seeded_folds(store: Store, seed: int) -> list[Part]:
+    strata = labels_of_rows(store, store.rows())
+    labelled = _labelled(store, strata)
+    rows, strata = store.rows()[labelled], strata[labelled]
     groups = recordings(store, rows)
     if (num_groups := len(np.unique(groups))) < NUM_SEEDED_FOLDS:
         raise InputError(

@@ -3,12 +3,26 @@
 In numpy, since torchmetrics takes scores outside [0, 1] for logits and squashes them, which makes ties of large ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float32]
+Counts = NDArray[np.float64]
+
+
+class Ranking(NamedTuple):
+    """Where a class's positive clips stand, for each group of equal scores that holds one, the best group first.
+
+    (G,) each: the clips above the group, those above or in it, and its positive ones. Or (G, R), as weights of clips
+    in R resamples, in which a group may weigh nothing.
+    """
+
+    above: Counts
+    through: Counts
+    positive: Counts
 
 
 def accuracy(scores: Scores, labels: Scores) -> float:
@@ -28,7 +42,7 @@ def average_precision(scores: Scores, labels: Scores) -> NDArray[np.float64]:
 
     Clips of equal scores share the precision at the last of them, as in scikit-learn.
     """
-    return np.array([_average_precision(s, positive) for s, positive in zip(scores.T, labels.T > 0, strict=True)])
+    return np.array([precision_of(ranking) for ranking in rank_classes(scores, labels)])
 
 
 def roc_area(scores: Scores, labels: Scores) -> NDArray[np.float64]:
@@ -36,7 +50,41 @@ def roc_area(scores: Scores, labels: Scores) -> NDArray[np.float64]:
 
     NaN where a class lacks one or the other.
     """
-    return np.array([_roc_area(s, positive) for s, positive in zip(scores.T, labels.T > 0, strict=True)])
+    return np.array([area_of(ranking, len(scores)) for ranking in rank_classes(scores, labels)])
+
+
+def rank_classes(scores: Scores, labels: Scores) -> Iterator[Ranking]:
+    """The ranking of each class in turn. Scores may have any range, and are finite."""
+    for of_class, positive in zip(scores.T, labels.T > 0, strict=True):
+        yield rank(of_class, positive)
+
+
+def rank(scores: Scores, positive: NDArray[np.bool_]) -> Ranking:
+    """The ranking of one class's scores (N,); `positive` (N,)."""
+    ascending = np.sort(scores)
+    distinct, counts = np.unique(scores[positive], return_counts=True)
+    above, through = (len(scores) - np.searchsorted(ascending, distinct, side) for side in ("right", "left"))
+    return Ranking(*(values[::-1].astype(np.float64) for values in (above, through, counts)))
+
+
+def precision_of(ranking: Ranking) -> Counts:
+    """Average precision () or (R,); NaN without a positive clip."""
+    found = ranking.positive.cumsum(0)
+    if not len(found):
+        return _share(found.sum(0), found.sum(0))
+    precise = (ranking.positive * found / np.maximum(ranking.through, 1)).sum(0)
+    return _share(precise, found[-1])
+
+
+def area_of(ranking: Ranking, num_clips: int) -> Counts:
+    """Area under the ROC curve () or (R,); NaN without a positive clip or a negative one."""
+    found = ranking.positive.cumsum(0)
+    if not len(found):
+        return _share(found.sum(0), found.sum(0))
+    negatives_above = ranking.above - (found - ranking.positive)
+    negatives_equal = ranking.through - ranking.above - ranking.positive
+    in_order = num_clips - found[-1] - negatives_above - negatives_equal / 2
+    return _share((ranking.positive * in_order).sum(0), found[-1] * (num_clips - found[-1]))
 
 
 def mean_over_classes(values: NDArray[np.float64]) -> float:
@@ -54,19 +102,7 @@ def exceeds_chance(
     return bool(score(scores, labels) > shuffled.mean() + 3 * shuffled.std())
 
 
-def _average_precision(scores: Scores, positive: NDArray[np.bool_]) -> float:
-    if not positive.any():
-        return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    last_of_ties = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    found = np.cumsum(positive[order])[last_of_ties]
-    return float((np.diff(found, prepend=0) * found / (last_of_ties + 1)).sum() / found[-1])
-
-
-def _roc_area(scores: Scores, positive: NDArray[np.bool_]) -> float:
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if not num_positive or not num_negative:
-        return float("nan")
-    _, of_clip, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[of_clip]
-    return float((ranks[positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
+def _share(part: Counts, whole: Counts) -> Counts:
+    """part / whole, NaN where whole is 0."""
+    share: Counts = np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
+    return share

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ingest.ledger import Reason
 from ingest.location import Location
-from ingest.window import file_sha256
+from ingest.sourcefile import file_sha256
 
 # Records of an object store's cache are looked up so many at a time.
 NUM_LOOKUPS = 16

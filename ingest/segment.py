@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ingest.decoder import decode_duration_s
 from ingest.ledger import ClipError
-from ingest.window import source_path
+from ingest.sourcefile import source_path
 from manifests.clips import MAX_KEY_BYTES, Clip, Manifest, make_manifest
 from manifests.errors import InputError
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from ingest.ledger import ClipError, Reason
 from ingest.location import open_location
 from ingest.rawcache import NUM_LOOKUPS, RawCache
-from ingest.window import source_path
+from ingest.sourcefile import source_path
 from manifests.clips import Clip, Sources
 from manifests.errors import InputError
 from manifests.folder import AUDIO_EXTENSIONS

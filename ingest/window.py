@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ingest.decode import AudioSource, decode, open_audio
 from ingest.ledger import AudioInfo, ClipError, Reason
+from ingest.sourcefile import file_sha256
 from manifests.clips import Clip
 
 # A file named by an id alone that is hardly longer than the clip is the clip, not the recording it was cut from.
@@ -26,18 +27,6 @@ class Window:
     start_ms: int
     clip_start_ms: int
     info: AudioInfo
-
-
-def source_path(root: Path, source: str) -> Path:
-    """Where a clip's file lies. Raises ClipError when `source` would leave `root`."""
-    try:
-        path = (root / source).resolve()
-        inside = path.is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a ring of links, a NUL
-        raise ClipError(Reason.UNREADABLE, "its links lead in a circle, or its path is not possible") from error
-    if not inside:
-        raise ClipError(Reason.UNREADABLE, "the path leaves the corpus's folder")
-    return path
 
 
 def crop_start_ms(clip: Clip, duration_s: float | None, window_s: float, seed: int) -> int:
@@ -97,9 +86,3 @@ def source_sha256(path: Path) -> str:
         return file_sha256(path)
     except OSError as error:
         raise ClipError(Reason.UNREADABLE, error.strerror or str(error)) from error
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

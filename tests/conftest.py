@@ -13,8 +13,8 @@ from ingest.plan import IngestOptions
 from manifests.clips import Manifest
 from manifests.folder import folder_manifest
 
-# Examples are no benchmark: on a busy machine one may take its time. The same ones each time, so that a change is judged
-# by itself; `pytest --hypothesis-profile explore` looks for new ones.
+# Examples are no benchmark: on a busy machine one may take its time. The same ones each time, so that a change is
+# judged by itself; `pytest --hypothesis-profile explore` looks for new ones.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("project")

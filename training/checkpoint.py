@@ -43,6 +43,7 @@ class About(BaseModel):
     teacher_dim: int | None
     teacher: dict[str, Any] | None = None  # whose embeddings were regressed: name and provenance of the cache
     store_fingerprint: str
+    other_fingerprints: tuple[str, ...] = ()  # of the other stores that were trained on with it
     data: DataConfig
     seed: int
     held_out: str  # what the run held out, in words

@@ -11,8 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from manifests.errors import InputError
 from manifests.geometry import PatchGrid
 
-PRESETS = ("demo", "tiny", "small", "base")
+PRESETS = tuple(
+    sorted(
+        path.name.removesuffix(".toml")
+        for path in (files("training") / "presets").iterdir()
+        if path.name.endswith(".toml")
+    )
+)
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Proportion = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -32,6 +39,7 @@ class ModelConfig(Section):
     mae_depth: int = Field(gt=0)
     mae_num_heads: int = Field(gt=0)
     recompute: bool = False  # activations again in the backward pass: a third slower, and much less memory
+    parameter_free_attention: bool = False  # SimAM on the patch grid in each block, for the preset `spfa`
 
     @model_validator(mode="after")
     def _divisible(self) -> "ModelConfig":
@@ -56,6 +64,23 @@ class OptimiserConfig(Section):
     weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     max_gradient_norm: float = Field(default=3.0, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)  # of the learning rate, from each block to the one below it
+
+
+class AugmentConfig(Section):
+    """What each clip undergoes in a step, on the device, drawn from (seed, stage, epoch, key)."""
+
+    roll: bool = True  # circular start, by whole patches
+    gain_db: float = Field(default=0.0, ge=0)  # louder or softer by up to so much
+
+
+class LabelAugmentConfig(AugmentConfig):
+    """Also what changes labels, or would be lost on a loss of restoration."""
+
+    mixup_share: float = Field(default=0.0, ge=0, le=1)  # of the clips, each mixed with another one of its batch
+    mixup_alpha: int = Field(default=10, gt=0)  # weights from Beta(alpha, alpha); 10 as in AST, 1: uniform
+    time_mask_frames: int = Field(default=0, ge=0)  # SpecAugment: the widest band of frames that becomes 0
+    freq_mask_bins: int = Field(default=0, ge=0)  # and of mel bins
 
 
 class MultiSSLConfig(Section):
@@ -75,6 +100,8 @@ class MultiSSLConfig(Section):
     temperature: float = Field(default=0.1, gt=0)
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=1.0, ge=0)
+    augment: AugmentConfig = AugmentConfig()
+    proportions: tuple[Proportion, ...] | None = None  # of several stores in the batches; None: by their clips
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "MultiSSLConfig":
@@ -100,6 +127,9 @@ class DistillConfig(Section):
     # distillation: A good teacher is patient and consistent", CVPR 2022. Needs a cache built with --views.
     views: bool = False
     loss: Literal["auto", "bce", "ce"] = "auto"  # auto: ce where every clip has one label
+    augment: LabelAugmentConfig = LabelAugmentConfig()
+    balanced: bool = False  # clips of rare classes more often (PSLA, Gong et al. 2021)
+    proportions: tuple[Proportion, ...] | None = None  # of several stores in the batches; None: by their clips
 
 
 class DataConfig(Section):
@@ -107,8 +137,7 @@ class DataConfig(Section):
 
     eval_split: str | None = None
     eval_fold: int | None = None
-    holdout_share: float = Field(default=0.2, gt=0, lt=1)
-    roll: bool = True  # random circular start, by whole patches
+    holdout_share: float = Field(default=0.2, ge=0, lt=1)  # 0: nothing is held out, and nothing evaluated
 
 
 class RunConfig(Section):
@@ -117,6 +146,9 @@ class RunConfig(Section):
     source: str
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # over several processes; fsdp divides the weights as well
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of the transformer's blocks; auto: on CUDA
+    initialise: str = "random"  # or a file (timm's ViT, AST, SSAST, a checkpoint of ours), or timm:NAME
     checkpoint_every_steps: int = Field(default=100, gt=0)
     model: ModelConfig
     multissl: MultiSSLConfig

@@ -24,14 +24,15 @@ class Task:
 
 
 def distill_losses(network: Student, inputs: Inputs, config: DistillConfig, task: Task) -> dict[str, Tensor]:
-    """The total "loss" = classify + gamma regress, equation (13), and its terms by name, as scalars."""
+    """The total "loss" = classify + gamma regress, equation (13), its terms by name, and the features' spread."""
     output = network(patchify(inputs.fbank, network.grid))
+    watched = {"feature_spread": losses.spread(output.pooled.detach())}
     classify = losses.classification(output.logits, _targets(inputs, config, task), one_label=task.one_label)
     if output.regressed is None or inputs.teacher is None:
-        return {"loss": classify, "classify": classify}
+        return {"loss": classify, "classify": classify, **watched}
     regress = losses.feature_regression(output.regressed, inputs.teacher)
     loss = config.gamma * regress + (classify if config.classify else 0.0)
-    return {"loss": loss, "classify": classify, "regress": regress}
+    return {"loss": loss, "classify": classify, "regress": regress, **watched}
 
 
 def _targets(inputs: Inputs, config: DistillConfig, task: Task) -> Tensor:

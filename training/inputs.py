@@ -1,14 +1,14 @@
-"""A loader's batch to what the networks see: on the device, normalised, rolled by whole patches, cut to size."""
+"""A loader's batch to what the networks see: on the device, augmented, normalised, cut to size."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from featurestore.loader import Batch
-from featurestore.views import FLOOR, FLOOR_ROUNDING
+from featurestore.batches import Batch
 from manifests.geometry import PatchGrid
+from training.augment import Augmentation, Drawn, gain, mask_bands, mix, mix_power, roll
+from training.hostbatch import HostBatch, host_batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +37,46 @@ class Inputs:
 
 
 def prepare(
-    batch: Batch, grid: PatchGrid, normalisation: Normalisation, device: torch.device, generator: torch.Generator | None
+    batch: Batch | HostBatch,
+    grid: PatchGrid,
+    normalisation: Normalisation,
+    device: torch.device,
+    augmentation: Augmentation | None = None,
 ) -> Inputs:
-    """Moves a batch to the device. With a generator each clip begins at a random patch and wraps around.
+    """Moves a batch to the device, augments it there, and cuts it to the frames that the model takes.
 
     A batch of views becomes what the teacher heard; each is rolled already, by frames, so that its HOG is none of it.
+    Mixup leaves the HOG as it is: labels and a prior are not used together.
     """
 
-    def to_device(array: object) -> Tensor:
-        return torch.as_tensor(array).to(device, non_blocking=True)
+    host = batch if isinstance(batch, HostBatch) else host_batch(batch)
+    drawn = Drawn() if augmentation is None else augmentation.draw(host.about, device)
 
-    fbank, hog = to_device(batch.fbank), to_device(batch.hog)
-    if batch.views is not None:
-        fbank, generator = _as_views(fbank, to_device(batch.views.roll_frames), to_device(batch.views.gain_db)), None
-    num_clips, num_columns = hog.shape[:2]
-    columns = torch.arange(grid.num_time, device=device).expand(num_clips, -1)  # of patches, in time
-    if generator is not None:
-        start = torch.randint(num_columns, (num_clips, 1), generator=generator, device=generator.device)
-        columns = (columns + start.to(device)) % num_columns
-    frames = (columns[..., None] * grid.patch_size + torch.arange(grid.patch_size, device=device)).flatten(1)
-    clips = torch.arange(num_clips, device=device)[:, None]
+    def to_device(values: Tensor) -> Tensor:
+        return values.to(device, non_blocking=True)
+
+    def mixed(rows: Tensor) -> Tensor:
+        if drawn.partner is None or drawn.weight is None:
+            return to_device(rows)
+        return mix(to_device(rows), drawn.partner, drawn.weight)
+
+    fbank, hog = to_device(host.fbank), to_device(host.hog)
+    if (views := host.about.views) is not None:
+        starts, gain_db = (to_device(torch.from_numpy(values)) for values in (-views.roll_frames, views.gain_db))
+        fbank = gain(roll(fbank, starts, fbank.shape[1]).float(), gain_db)
+    if drawn.starts is None:
+        fbank, hog = fbank[:, : grid.num_frames], hog[:, : grid.num_time]
+    else:
+        fbank = roll(fbank, drawn.starts * grid.patch_size, grid.num_frames)
+        hog = roll(hog, drawn.starts, grid.num_time)
+    if drawn.gain_db is not None:
+        fbank = gain(fbank.float(), drawn.gain_db)
+    if drawn.partner is not None and drawn.weight is not None:
+        fbank = mix_power(fbank.float(), drawn.partner, drawn.weight)
     return Inputs(
-        fbank=normalisation(fbank[clips, frames]),
-        gradient_magnitude=hog[clips, columns].flatten(1),
-        labels=to_device(batch.labels),
-        teacher=None if batch.teacher is None else to_device(batch.teacher),
-        teacher_logits=None if batch.teacher_logits is None else to_device(batch.teacher_logits),
+        fbank=mask_bands(normalisation(fbank), drawn.time_mask, drawn.freq_mask),
+        gradient_magnitude=hog.flatten(1),
+        labels=mixed(host.labels),
+        teacher=None if host.teacher is None else mixed(host.teacher),
+        teacher_logits=None if host.teacher_logits is None else mixed(host.teacher_logits),
     )
-
-
-def _as_views(fbank: Tensor, roll_frames: Tensor, gain_db: Tensor) -> Tensor:
-    """As :func:`featurestore.views.apply_to_fbank`, of clips (B, T, F), with a roll and a gain each (B,)."""
-    num_frames = fbank.shape[1]
-    frames = (torch.arange(num_frames, device=fbank.device) - roll_frames[:, None]) % num_frames
-    rolled = fbank.float()[torch.arange(len(fbank), device=fbank.device)[:, None], frames]
-    louder = (rolled + gain_db[:, None, None] * (math.log(10) / 10)).clamp_(min=FLOOR)
-    return torch.where(rolled > FLOOR + FLOOR_ROUNDING, louder, FLOOR)

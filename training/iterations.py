@@ -4,57 +4,46 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from featurestore.build import build_teacher
-from featurestore.loader import Loader
-from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from ingest.atomic import atomic_write
+from ingest.sourcefile import file_sha256
 from manifests.errors import InputError
-from training.checkpoint import About, Stage, load_checkpoint
-from training.config import OptimiserConfig, RunConfig
-from training.distill import Task, distill_losses, teacher_columns
-from training.evaluate import Evaluation, evaluate
-from training.loop import LAST, Machine, StagePlan, train_stage
-from training.model.networks import MultiSSLNetwork, Student
-from training.multissl import multissl_losses
-from training.schedule import iteration_peak, num_steps_of
-from training.seeds import generator_for
-from training.splits import Split
+from training.checkpoint import Stage, load_checkpoint
+from training.distributed import is_first, on_first
+from training.evaluate import Evaluation
+from training.loop import LAST, train_stage
+from training.model.aft import AudioFeatureTransformer
+from training.model.initialise import initialise_aft
+from training.predictions import FILE_NAME, Origin, write_predictions
+from training.run import NO_TEACHER, OWN_TEACHER, Run
+from training.sources import open_teachers
+from training.stages import (
+    HeldOut,
+    Weights,
+    aft_weights,
+    distill_plan,
+    multissl_plan,
+    new_multissl_network,
+    new_student,
+    stage_folder,
+)
 from training.teacher import load_checkpoint_teacher
 
-NO_TEACHER, OWN_TEACHER = "none", "own"
-EVAL_FILE = "eval.json"
+EVAL_FILE, INITIALISED_FILE = "eval.json", "initialised.json"
+RANDOM = "random"
+# What stands in the place of figures where nothing is held out.
+NOT_EVALUATED = {"nothing_held_out": True}
 
 
 @dataclass(frozen=True)
 class IterationResult:
-    """An iteration's checkpoint and figures; both None where its distillation has no epochs."""
+    """An iteration's checkpoint and figures; None where its distillation has no epochs, or nothing is held out."""
 
     iteration: int
     teacher: str | None
     checkpoint: Path | None
     evaluation: Evaluation | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run: what is trained on what, where it is kept, and on which machine."""
-
-    store: Store
-    config: RunConfig
-    split: Split
-    folder: Path
-    machine: Machine
-
-    @property
-    def one_label(self) -> bool:
-        return self.config.distill.loss == "ce"
-
-    def num_steps(self, optimiser: OptimiserConfig) -> int:
-        return num_steps_of(optimiser.epochs, len(self.split.train), optimiser.batch_size)
 
 
 def run_iterations(run: Run, num_iterations: int) -> list[IterationResult]:
@@ -71,8 +60,8 @@ def run_iterations(run: Run, num_iterations: int) -> list[IterationResult]:
 class _Models:
     """The last Multi-SSL network and student, as state dicts, for the next iteration to start from."""
 
-    multissl: dict[str, torch.Tensor] | None
-    student: dict[str, torch.Tensor] | None
+    multissl: Weights | None
+    student: Weights | None
 
 
 def _iterate(run: Run, iteration: int, previous: _Models) -> tuple[_Models, IterationResult]:
@@ -84,11 +73,11 @@ def _iterate(run: Run, iteration: int, previous: _Models) -> tuple[_Models, Iter
     if run.num_steps(run.config.distill.optimiser) == 0:
         return _Models(multissl, None), IterationResult(iteration, None, None, None)
     teacher_name = _teacher_name(run, iteration)
-    cache = None if teacher_name is None else open_teacher(run.store, teacher_name, run.split)
+    caches = [] if teacher_name is None else open_teachers(run.sources, teacher_name)
     start = previous.student if multissl is None else multissl
-    student, evaluation = _distill_stage(run, iteration, start, cache)
-    content = {"teacher": teacher_name, **evaluation.as_dict()}
-    atomic_write(done, json.dumps(content, indent=1) + "\n")
+    student, evaluation = _distill_stage(run, iteration, start, caches)
+    content = {"teacher": teacher_name, **(NOT_EVALUATED if evaluation is None else evaluation.as_dict())}
+    on_first(lambda: atomic_write(done, json.dumps(content, indent=1) + "\n"))
     return _Models(multissl, student), IterationResult(
         iteration, teacher_name, last_checkpoint(run, iteration), evaluation
     )
@@ -98,7 +87,7 @@ def _read_iteration(run: Run, iteration: int, done: Path) -> tuple[_Models, Iter
     try:
         content = json.loads(done.read_bytes())
         teacher_name = content.pop("teacher")
-        evaluation = Evaluation(**content)
+        evaluation = None if content == NOT_EVALUATED else Evaluation(**content)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{done} is damaged ({error}); delete it to have the iteration evaluated again") from error
     has_multissl = run.num_steps(run.config.multissl.optimiser) > 0
@@ -110,96 +99,68 @@ def _read_iteration(run: Run, iteration: int, done: Path) -> tuple[_Models, Iter
 
 def last_checkpoint(run: Run, iteration: int, stage: Stage = "distill") -> Path:
     """Where the last checkpoint of a stage lies."""
-    return run.folder / f"iter{iteration}" / stage / LAST
+    return stage_folder(run, iteration, stage) / LAST
 
 
-def _multissl_stage(run: Run, iteration: int, previous: _Models) -> dict[str, torch.Tensor] | None:
+def _multissl_stage(run: Run, iteration: int, previous: _Models) -> Weights | None:
     """Trains the Multi-SSL stage; None where it has no epochs."""
-    config = run.config.multissl
-    num_steps = run.num_steps(config.optimiser)
-    if num_steps == 0:
+    if run.num_steps(run.config.multissl.optimiser) == 0:
         return None
-    name = f"iter{iteration}/multissl"
-    network = MultiSSLNetwork(run.config.model, generator_for(run.config.seed, name, "initialise"))
+    network = new_multissl_network(run, iteration)
+    if iteration == 1:
+        _initialise(run, network.aft)
     if previous.multissl is not None:
         network.load_state_dict(previous.multissl)
     if previous.student is not None:
         network.aft.load_state_dict(aft_weights(previous.student))
-    plan = StagePlan(
-        name=name,
-        network=network,
-        losses=lambda inputs, generator: multissl_losses(network, inputs, config, generator),
-        loader=Loader(run.store, run.split.train, config.optimiser.batch_size, seed=_loader_seed(run, name)),
-        optimiser=config.optimiser,
-        peak_lr=iteration_peak(config.optimiser.peak_lr, config.optimiser.lr_factor_per_iteration, iteration),
-        about=_about(run, "multissl", iteration, num_steps, None),
-        seed=run.config.seed,
-        roll=run.config.data.roll,
-        checkpoint_every_steps=run.config.checkpoint_every_steps,
-    )
-    return train_stage(plan, run.folder, run.machine).network
-
-
-def open_teacher(store: Store, name: str, split: Split) -> TeacherCache:
-    """The cache to distil from. Raises InputError when it lacks clips to train on: they would not be distilled."""
-    cache = TeacherCache(store, name)
-    shards = np.unique(store.shard_of(split.train))
-    lacking = np.intersect1d(np.concatenate([cache.missing_rows(int(shard)) for shard in shards]), split.train)
-    if len(lacking):
-        raise InputError(
-            f"{cache.path} lacks {len(lacking)} of the {len(split.train)} clips to train on, for instance "
-            f"{store.keys(lacking[:1])[0]}; run `featurestore build-teacher` again to complete it"
-        )
-    return cache
+    return train_stage(multissl_plan(run, iteration, network), run.folder, run.machine).network
 
 
 def _distill_stage(
-    run: Run, iteration: int, start: dict[str, torch.Tensor] | None, cache: TeacherCache | None
-) -> tuple[dict[str, torch.Tensor], Evaluation]:
-    """Trains on labels and, with a cache, on the teacher's embeddings; `start` holds the AFT to begin with."""
-    config, store = run.config.distill, run.store
-    name = f"iter{iteration}/distill"
-    teacher_dim = None if cache is None else cache.embedding_dim
-    student = Student(
-        run.config.model, store.num_classes, teacher_dim, generator_for(run.config.seed, name, "initialise")
-    )
+    run: Run, iteration: int, start: Weights | None, caches: list[TeacherCache]
+) -> tuple[Weights, Evaluation | None]:
+    """Trains on labels and, with caches, on the teacher's embeddings; `start` holds the AFT to begin with."""
+    student = new_student(run, iteration, caches)
     if start is not None:
         student.aft.load_state_dict(aft_weights(start))
-    with_logits = cache is not None and config.probability_weight > 0
-    columns = None
-    if cache is not None and with_logits:
-        columns = teacher_columns(store.file.vocabulary, cache.attributes.vocabulary).to(run.machine.device)
-    task = Task(run.one_label, columns)
-    batch_size = config.optimiser.batch_size
-    loader = Loader(
-        store,
-        run.split.train,
-        batch_size,
-        seed=_loader_seed(run, name),
-        teacher=cache,
-        with_logits=with_logits,
-        with_views=config.views,
-    )
-    about = _about(run, "distill", iteration, run.num_steps(config.optimiser), cache)
-
-    def figures() -> Evaluation:
-        return evaluate(student, store, run.split, about.normalisation, run.machine.device, one_label=run.one_label)
-
-    plan = StagePlan(
-        name=name,
-        network=student,
-        losses=lambda inputs, _: distill_losses(student, inputs, config, task),
-        loader=loader,
-        optimiser=config.optimiser,
-        peak_lr=iteration_peak(config.optimiser.peak_lr, config.optimiser.lr_factor_per_iteration, iteration),
-        about=about,
-        seed=run.config.seed,
-        roll=run.config.data.roll,
-        checkpoint_every_steps=run.config.checkpoint_every_steps,
-        evaluate=figures,
-    )
+    elif iteration == 1:
+        _initialise(run, student.aft)
+    held_out = HeldOut(run) if run.can_evaluate else None
+    plan = distill_plan(run, iteration, student, caches, held_out)
     network = train_stage(plan, run.folder, run.machine).network
-    return network, plan.evaluation or figures()
+    if held_out is None:
+        return network, None
+    if plan.evaluation is None:  # the stage was done already, and the iteration was not
+        whole = new_student(run, iteration, caches).to(run.machine.device)
+        whole.load_state_dict(network)
+        plan.evaluation = on_first(lambda: held_out(whole))
+    on_first(lambda: _keep_predictions(run, iteration, held_out))
+    return network, plan.evaluation
+
+
+def _keep_predictions(run: Run, iteration: int, held_out: HeldOut) -> None:
+    if held_out.predictions is not None:
+        path = last_checkpoint(run, iteration)
+        origin = Origin(file_sha256(path), run.store.snapshot.fingerprint)
+        write_predictions(path.parent.parent / FILE_NAME, held_out.predictions, origin)
+
+
+def _initialise(run: Run, aft: AudioFeatureTransformer) -> None:
+    """Gives the first iteration's AFT the weights that the configuration names, and keeps what was taken from where."""
+    source = run.config.initialise
+    if source == RANDOM:
+        return
+    done = initialise_aft(aft, source)
+    path = run.folder / INITIALISED_FILE
+    content = json.dumps(done.as_dict(), indent=1) + "\n"
+    if path.exists() and json.loads(path.read_bytes())["sha256"] != done.sha256:
+        raise InputError(
+            f"{source} is another file than the one that {run.folder} was initialised from; put that back, or choose "
+            "another folder with --run"
+        )
+    on_first(lambda: atomic_write(path, content))
+    if is_first():
+        print(f"initialised from {done}")
 
 
 def _teacher_name(run: Run, iteration: int) -> str | None:
@@ -209,42 +170,15 @@ def _teacher_name(run: Run, iteration: int) -> str | None:
         return None
     if wanted != OWN_TEACHER:
         return wanted
-    teacher = load_checkpoint_teacher(last_checkpoint(run, iteration - 1)).to(run.machine.device)
+    return on_first(lambda: _build_own(run, last_checkpoint(run, iteration - 1)))
+
+
+def _build_own(run: Run, checkpoint: Path) -> str:
+    teacher = load_checkpoint_teacher(checkpoint).to(run.machine.device)
     # Named by content: two runs' teachers, or one trained anew, never share a cache.
     name = f"own-{teacher.provenance['checkpoint_sha256'][:12]}"
-    result = build_teacher(run.store, teacher, name)
-    if result.failures:
-        raise InputError(f"the previous iteration's model has no embedding for {result.failures[0]}")
+    for source in run.sources:
+        result = build_teacher(source.store, teacher, name)
+        if result.failures:
+            raise InputError(f"the previous iteration's model has no embedding for {result.failures[0]}")
     return name
-
-
-def aft_weights(network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The AFT's part of a network's state dict."""
-    prefix = "aft."
-    return {name.removeprefix(prefix): weight for name, weight in network.items() if name.startswith(prefix)}
-
-
-def _about(run: Run, stage: Stage, iteration: int, num_steps: int, cache: TeacherCache | None) -> About:
-    file, snapshot = run.store.file, run.store.snapshot
-    return About(
-        stage=stage,
-        iteration=iteration,
-        step=0,
-        num_steps=num_steps,
-        model=run.config.model,
-        fbank=file.fbank,
-        mean=snapshot.mean,
-        std=snapshot.std,
-        vocabulary=file.vocabulary,
-        one_label=run.one_label,
-        teacher_dim=None if cache is None else cache.embedding_dim,
-        teacher=None if cache is None else {"name": cache.name, **cache.attributes.provenance},
-        store_fingerprint=snapshot.fingerprint,
-        data=run.config.data,
-        seed=run.config.seed,
-        held_out=run.split.name,
-    )
-
-
-def _loader_seed(run: Run, name: str) -> int:
-    return generator_for(run.config.seed, name, "order").initial_seed()

@@ -56,6 +56,16 @@ class MetricsLog:
         self._events.close()
 
 
+class NoLog:
+    """Of the ranks that don't write."""
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Nothing is written."""
+
+    def flush(self) -> None:
+        """Nothing is written."""
+
+
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """All lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()]

@@ -1,63 +1,72 @@
 """The training loop of one stage: steps, metrics, checkpoints, and going on where it was stopped."""
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from featurestore.loader import Batch, Loader
+from featurestore.loader import MixedLoader
 from ingest.progress import ProgressDisplay
 from manifests.errors import InputError
+from training.augment import Augmentation
 from training.checkpoint import About, Checkpoint, load_checkpoint, save_checkpoint
 from training.config import OptimiserConfig
+from training.distributed import is_first, on_first, world_size
 from training.evaluate import Evaluation
+from training.hostbatch import HostBatch, host_batches
 from training.inputs import Inputs, prepare
-from training.log import MetricsLog
+from training.log import MetricsLog, NoLog
+from training.optimiser import make_optimiser, set_learning_rate
+from training.parallel import (
+    Losses,
+    LossModule,
+    Parallel,
+    WholeNetwork,
+    compile_blocks,
+    distribute,
+    load_optimiser_state,
+    whole_optimiser_state,
+)
 from training.schedule import learning_rate
 from training.seeds import generator_for
+from training.watch import GRADIENT_NORM, Watch, norms_by_term
 
 LAST, BEST = "last.pt", "best.pt"
-# Losses stay on the device until so many steps are done: reading one makes the host wait for the device.
-STEPS_PER_FLUSH = 10
 EVALUATIONS_PER_STAGE = 5
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and in which precision to train."""
+    """Where and in which precision to train, and how over several processes."""
 
     device: torch.device
     autocast: torch.dtype | None  # None: float32 throughout
+    parallel: Parallel = "ddp"
+    compiled: bool = False
 
 
 @dataclass
 class StagePlan:
-    """One stage of one iteration: what is trained, on what, how long. `losses` gives "loss" and its terms."""
+    """One stage of one iteration: what is trained, on what, how long. `losses` gives "loss" and its terms.
+
+    `evaluate` takes the network with all of its weights.
+    """
 
     name: str
     network: nn.Module
-    losses: Callable[[Inputs, torch.Generator], dict[str, Tensor]]
-    loader: Loader
+    losses: Losses
+    loader: MixedLoader
     optimiser: OptimiserConfig
     peak_lr: float
     about: About
     seed: int
-    roll: bool
+    augmentation: Augmentation
     checkpoint_every_steps: int
-    evaluate: Callable[[], Evaluation] | None = None
+    evaluate: Callable[[nn.Module], Evaluation] | None = None
     evaluation: Evaluation | None = None  # the latest, of the network as it is now
-
-
-@dataclass
-class _Pending:
-    """Steps whose losses have not been read yet."""
-
-    steps: list[tuple[int, dict[str, Tensor], list[str], float]] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)
-    waited_s: float = 0.0
 
 
 def train_stage(plan: StagePlan, run: Path, machine: Machine) -> Checkpoint:
@@ -67,107 +76,102 @@ def train_stage(plan: StagePlan, run: Path, machine: Machine) -> Checkpoint:
     stays.
     """
     folder = run / plan.name
-    folder.mkdir(parents=True, exist_ok=True)
+    on_first(lambda: folder.mkdir(parents=True, exist_ok=True))
     plan.network.to(machine.device).train()
-    optimiser = _optimiser(plan, machine)
-    about = _resume(plan, folder / LAST, optimiser, machine)
-    if about.finished:
-        return Checkpoint(about, plan.network.state_dict())
-    with MetricsLog(run, plan.name, about.step) as log, ProgressDisplay("steps", about.num_steps - about.step) as shown:
-        shown.describe(plan.name)
-        about = _Trainer(plan, folder, machine, optimiser, log, shown).train(about)
-    return Checkpoint(about, plan.network.state_dict())
-
-
-def _optimiser(plan: StagePlan, machine: Machine) -> torch.optim.AdamW:
-    config = plan.optimiser
-    # Norms, biases, positions and tokens aren't decayed, as usual for transformers.
-    decayed, others = list[nn.Parameter](), list[nn.Parameter]()
-    for name, weight in plan.network.named_parameters():
-        (decayed if weight.ndim >= 2 and not name.endswith("positions") else others).append(weight)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=plan.peak_lr, betas=config.betas, fused=machine.device.type == "cuda")
-
-
-def _resume(plan: StagePlan, path: Path, optimiser: torch.optim.AdamW, machine: Machine) -> About:
-    """Loads the last checkpoint into network and optimiser; without one, the state before the first step."""
-    if not path.exists():
-        return plan.about
-    checkpoint = load_checkpoint(path, machine.device)
-    unchanged = {"step": 0, "best": None}
-    if checkpoint.about.model_copy(update=unchanged) != plan.about.model_copy(update=unchanged):
-        raise InputError(f"{path} belongs to another configuration or store; choose another --run folder")
-    plan.network.load_state_dict(checkpoint.network)
-    if checkpoint.optimiser is not None:
-        optimiser.load_state_dict(checkpoint.optimiser)
-    return checkpoint.about
+    trainer = _Trainer(plan, folder, machine)
+    about = trainer.resume()
+    if not about.finished:
+        with ExitStack() as opened:
+            log: MetricsLog | NoLog = NoLog()
+            shown = None
+            if is_first():
+                log = opened.enter_context(MetricsLog(run, plan.name, about.step))
+                shown = opened.enter_context(ProgressDisplay("steps", about.num_steps - about.step))
+                shown.describe(plan.name)
+            about = trainer.train(about, log, shown)
+    return Checkpoint(about, trainer.whole.state())
 
 
 class _Trainer:
     """The loop and what it carries from step to step."""
 
-    def __init__(
-        self,
-        plan: StagePlan,
-        folder: Path,
-        machine: Machine,
-        optimiser: torch.optim.AdamW,
-        log: MetricsLog,
-        shown: ProgressDisplay,
-    ) -> None:
+    def __init__(self, plan: StagePlan, folder: Path, machine: Machine) -> None:
         self._plan, self._folder, self._machine = plan, folder, machine
-        self._optimiser, self._log, self._shown = optimiser, log, shown
-        self._pending = _Pending()
-        self._recent_loss: list[float] = []
+        self.whole = WholeNetwork(plan.network, machine.parallel)
+        if machine.compiled:
+            compile_blocks(plan.network)
+        # Without DDP around it: for what is looked at beside training.
+        self._bare = LossModule(plan.network, plan.losses)
+        self._module = distribute(plan.network, plan.losses, machine.parallel, machine.autocast)
+        self._optimiser = make_optimiser(plan.network, plan.optimiser, plan.peak_lr, machine.device)
 
-    def train(self, about: About) -> About:
-        num_steps = about.num_steps
+    def resume(self) -> About:
+        """Loads the last checkpoint into network and optimiser; without one, the state before the first step."""
+        path, plan = self._folder / LAST, self._plan
+        if not path.exists():
+            return plan.about
+        checkpoint = load_checkpoint(path, self._machine.device)
+        unchanged = {"step": 0, "best": None}
+        if checkpoint.about.model_copy(update=unchanged) != plan.about.model_copy(update=unchanged):
+            raise InputError(f"{path} belongs to another configuration or store; choose another --run folder")
+        self.whole.load(checkpoint.network)
+        if checkpoint.optimiser is not None:
+            load_optimiser_state(self._optimiser, checkpoint.optimiser)
+        return checkpoint.about
+
+    def train(self, about: About, log: MetricsLog | NoLog, shown: ProgressDisplay | None) -> About:
+        """Trains from the step that `about` says to the last."""
+        num_steps, plan = about.num_steps, self._plan
         evaluate_every = -(-num_steps // EVALUATIONS_PER_STAGE)
-        batches = self._plan.loader.batches(about.step, num_steps - about.step)
-        for step, batch in enumerate(self._timed(batches), start=about.step + 1):
-            self._step(step, num_steps, batch)
+        watch = Watch(plan.name, log, world_size())
+        batches = host_batches(
+            watch.timed(plan.loader.batches(about.step, num_steps - about.step)), self._machine.device
+        )
+        for step, batch in enumerate(batches, start=about.step + 1):
             evaluated = step % evaluate_every == 0 or step == num_steps
-            saved = step % self._plan.checkpoint_every_steps == 0 or evaluated
-            if len(self._pending.steps) >= STEPS_PER_FLUSH or saved:
-                self._flush()
+            self._step(step, num_steps, batch, watch, look_closer=evaluated)
+            saved = step % plan.checkpoint_every_steps == 0 or evaluated
+            if watch.is_full or saved:
+                num_read = len(watch.steps)
+                text = watch.flush()
+                if shown is not None:
+                    shown.advance(num_read, text)
             if saved:
                 about = about.model_copy(update={"step": step})
-                about = self._keep_best(about, step) if evaluated else about
-                self._save(about)
+                about = self._keep_best(about, step, log, watch) if evaluated else about
+                self._save(about, watch)
         return about
 
-    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Counts the time in which the loop waits for data."""
-        while True:
-            started = time.perf_counter()
-            batch = next(batches, None)
-            self._pending.waited_s += time.perf_counter() - started
-            if batch is None:
-                return
-            yield batch
-
-    def _step(self, step: int, num_steps: int, batch: Batch) -> None:
+    def _step(self, step: int, num_steps: int, batch: HostBatch, watch: Watch, *, look_closer: bool) -> None:
         """One optimiser step; `step` counts from 1."""
         plan, device = self._plan, self._machine.device
         rate = learning_rate(step - 1, num_steps, plan.peak_lr, plan.optimiser.warmup_share)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        # A generator a purpose: what one draws doesn't depend on whether another is switched on.
-        rolls = generator_for(plan.seed, plan.name, step, "roll", device=device) if plan.roll else None
-        generator = generator_for(plan.seed, plan.name, step, "masks", device=device)
-        inputs = prepare(batch, plan.about.model.grid, plan.about.normalisation, device, rolls)
-        terms = self._backward(inputs, generator)
+        set_learning_rate(self._optimiser, rate)
+        inputs = prepare(batch, plan.about.model.grid, plan.about.normalisation, device, plan.augmentation)
+        # A generator for masks alone: what they draw doesn't depend on what else is switched on.
+        norms = self._norms(inputs, step) if look_closer else {}
+        terms = self._backward(inputs, generator_for(plan.seed, plan.name, step, "masks", device=device))
         norm = nn.utils.clip_grad_norm_(plan.network.parameters(), plan.optimiser.max_gradient_norm)
         self._optimiser.step()
-        read_later = {name: term.detach() for name, term in terms.items()} | {"gradient_norm": norm}
-        self._pending.steps.append((step, read_later, batch.keys, rate))
+        read_later = {name: term.detach() for name, term in terms.items()} | {GRADIENT_NORM: _local(norm), **norms}
+        watch.add(step, read_later, batch.about.keys, rate)
+
+    def _norms(self, inputs: Inputs, step: int) -> dict[str, Tensor]:
+        """Each term's gradient norm, in a pass of its own: the step itself stays what it is."""
+        if self._machine.parallel == "fsdp" and world_size() > 1:
+            return {}  # whose weights are only whole inside a pass
+        masks = generator_for(self._plan.seed, self._plan.name, step, "masks", device=self._machine.device)
+        with torch.autocast(
+            self._machine.device.type, self._machine.autocast, enabled=self._machine.autocast is not None
+        ):
+            return norms_by_term(self._bare(inputs, masks), self._plan.network)
 
     def _backward(self, inputs: Inputs, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses, and their gradients in the network."""
         machine, plan = self._machine, self._plan
         try:
             with torch.autocast(machine.device.type, machine.autocast, enabled=machine.autocast is not None):
-                terms = plan.losses(inputs, generator)
+                terms: dict[str, Tensor] = self._module(inputs, generator)
             self._optimiser.zero_grad()
             terms["loss"].backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError as error:
@@ -177,53 +181,36 @@ class _Trainer:
             ) from error
         return terms
 
-    def _flush(self) -> None:
-        """Reads the pending losses, refuses those that are not finite, and logs them."""
-        pending, self._pending = self._pending, _Pending()
-        if not pending.steps:
-            return
-        losses = torch.stack([torch.stack(list(terms.values())) for _, terms, _, _ in pending.steps]).tolist()
-        elapsed_s = time.perf_counter() - pending.started
-        num_clips = sum(len(keys) for _, _, keys, _ in pending.steps)
-        for (step, terms, keys, rate), values in zip(pending.steps, losses, strict=True):
-            named = dict(zip(terms, values, strict=True))
-            self._refuse_non_finite(step, named, keys)
-            speed = {"clips_per_s": num_clips / elapsed_s, "data_wait_share": pending.waited_s / elapsed_s}
-            self._log.write(step, {**named, "learning_rate": rate, **speed})
-            self._recent_loss.append(named["loss"])
-        self._log.flush()
-        self._shown.advance(len(pending.steps), f"loss {losses[-1][0]:.4f}")
-
-    def _refuse_non_finite(self, step: int, values: dict[str, float], keys: list[str]) -> None:
-        guilty = [name for name, value in values.items() if not abs(value) < float("inf")]
-        if guilty:
-            terms = [name for name in guilty if name != "loss"] or guilty
-            raise InputError(
-                f"{self._plan.name}, step {step}: {', '.join(terms)} is not finite; the batch held "
-                f"{', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}. The last good checkpoint is kept; check the "
-                "clips with `featurestore verify`, or lower the learning rate"
-            )
-
-    def _keep_best(self, about: About, step: int) -> About:
+    def _keep_best(self, about: About, step: int, log: MetricsLog | NoLog, watch: Watch) -> About:
         """Evaluates, and keeps the network as best.pt where it is better than before."""
-        if self._plan.evaluate is None:
-            score = -sum(self._recent_loss) / len(self._recent_loss)
-        else:
-            evaluation = self._plan.evaluation = self._plan.evaluate()
+        plan = self._plan
+        score = -watch.take_mean_loss()
+        if plan.evaluate is not None:
+            evaluate, network = plan.evaluate, self.whole.network()
+            evaluation = plan.evaluation = on_first(lambda: evaluate(network))
             figures = {f"eval_{name}": value for name, value in evaluation.as_dict().items() if value is not None}
-            self._log.write(step, figures)
+            log.write(step, figures)
             # Before the checkpoint: a run that goes on from it doesn't evaluate this step again.
-            self._log.flush()
+            log.flush()
             score = evaluation.mean_average_precision if evaluation.accuracy is None else evaluation.accuracy
         if about.best is not None and score <= about.best:
             return about
         about = about.model_copy(update={"best": score})
-        save_checkpoint(Checkpoint(about, self._plan.network.state_dict()), self._folder / BEST)
+        state = self.whole.state()
+        on_first(lambda: save_checkpoint(Checkpoint(about, state), self._folder / BEST))
         return about
 
-    def _save(self, about: About) -> None:
+    def _save(self, about: About, watch: Watch) -> None:
         # A run that goes on from here knows nothing of earlier losses, so neither may this one.
-        self._recent_loss.clear()
-        checkpoint = Checkpoint(about, self._plan.network.state_dict(), self._optimiser.state_dict())
-        save_checkpoint(checkpoint, self._folder / LAST)
-        self._pending = _Pending()  # its clock counts neither evaluation nor saving
+        watch.recent_loss.clear()
+        # A finished stage has no further step to take, and the optimiser's state is two thirds of a checkpoint.
+        optimiser = None if about.finished else whole_optimiser_state(self._optimiser)
+        checkpoint = Checkpoint(about, self.whole.state(), optimiser)
+        on_first(lambda: save_checkpoint(checkpoint, self._folder / LAST))
+        watch.restart_clock()  # which counts neither evaluation nor saving
+
+
+def _local(norm: Tensor) -> Tensor:
+    """A gradient norm as a plain tensor; that of divided weights is whole only when asked for."""
+    whole = getattr(norm, "full_tensor", None)
+    return norm if whole is None else whole()

@@ -1,10 +1,12 @@
 """The losses of Multi-SSL and distillation, one function an equation (docs/equations.md)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.distributed import gather_batch
+from training.distributed import gather_batch, mean_over_ranks, world_size
 
 
 def restoration(prediction: Tensor, target: Tensor, weight: Tensor, counted: Tensor | None = None) -> Tensor:
@@ -85,10 +87,24 @@ def feature_regression(student: Tensor, teacher: Tensor) -> Tensor:
     return _mean_over(errors, present)
 
 
+def spread(pooled: Tensor) -> Tensor:
+    """How far the features of a batch (B, D) are from having collapsed: no loss, but watched.
+
+    Mean standard deviation over clips of the unit-length features, times sqrt(D): about 1 for features in all
+    directions, 0 for one point.
+    """
+    unit = F.normalize(pooled.float(), dim=1)
+    return unit.std(0, correction=0).mean() * math.sqrt(pooled.shape[1])
+
+
 def _layer_normed(features: Tensor) -> Tensor:
     return F.layer_norm(features, features.shape[-1:])
 
 
 def _mean_over(values: Tensor, chosen: Tensor) -> Tensor:
-    """The mean of the chosen values (B,), 0 where none is."""
-    return (values * chosen).sum() / chosen.sum().clamp(min=1)
+    """The mean of the chosen values (B,), 0 where none is.
+
+    Over several ranks it is a part of which the ranks' mean is the mean over all that they chose.
+    """
+    num_chosen = mean_over_ranks(chosen.sum().to(values.dtype))
+    return (values * chosen).sum() / num_chosen.clamp(min=1.0 / world_size())

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from manifests.geometry import PatchGrid
+from training.distributed import batch_uniforms
 from training.model.patches import unpatchify
 
 MAX_BAND = 4
@@ -24,18 +25,16 @@ def intra_mask(num_clips: int, grid: PatchGrid, max_share: float, generator: tor
     In each clip a share of the patches, drawn from U(0, max_share], has a band of 1..4 of its 16 rows or columns, or
     both, at a random place.
     """
-    device, shape, size = generator.device, (num_clips, grid.num_patches), grid.patch_size
+    num_patches, size = grid.num_patches, grid.patch_size
 
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=device)
+    def uniform(num: int = num_patches) -> Tensor:
+        return batch_uniforms(num_clips, num, generator=generator)
 
-    share = (1.0 - uniform(num_clips, 1)) * max_share
-    masked = uniform(*shape).argsort(1).argsort(1) < (share * grid.num_patches).ceil()  # (B, L)
-    kind = uniform(*shape)
-    time_band = (
-        _band(uniform(*shape), uniform(*shape), size) & (masked & ~_between(kind, TIME_ONLY, FREQ_ONLY))[..., None]
-    )
-    freq_band = _band(uniform(*shape), uniform(*shape), size) & (masked & (kind >= TIME_ONLY))[..., None]
+    share = (1.0 - uniform(1)) * max_share
+    masked = uniform().argsort(1).argsort(1) < (share * num_patches).ceil()  # (B, L)
+    kind = uniform()
+    time_band = _band(uniform(), uniform(), size) & (masked & ~_between(kind, TIME_ONLY, FREQ_ONLY))[..., None]
+    freq_band = _band(uniform(), uniform(), size) & (masked & (kind >= TIME_ONLY))[..., None]
     pixels = time_band[..., :, None] | freq_band[..., None, :]  # (B, L, 16, 16)
     return unpatchify(pixels, grid)
 
@@ -69,7 +68,7 @@ def inter_mask(saliency: Tensor, mask_ratio: float, sampling: Sampling, generato
     num_patches = saliency.shape[1]
     num_masked = min(max(round(mask_ratio * num_patches), 1), num_patches - 1)
     weights = {"hog": saliency, "inverted": 1.0 - saliency, "uniform": torch.ones_like(saliency)}[sampling]
-    uniform = torch.rand(saliency.shape, generator=generator, device=saliency.device)
+    uniform = batch_uniforms(*saliency.shape, generator=generator)
     exponential = -torch.log1p(-uniform)
     # log w + Gumbel orders like w / exponential; the largest are masked.
     race = exponential / weights.clamp(min=MIN_PROBABILITY)

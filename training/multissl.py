@@ -16,7 +16,7 @@ from training.prior import saliency
 def multissl_losses(
     network: MultiSSLNetwork, inputs: Inputs, config: MultiSSLConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The total "loss", equation (10), and its terms by name, as scalars.
+    """The total "loss", equation (10), its terms by name, and the spread of the raw view's features, as scalars.
 
     All views pass through the AFT as one batch: the raw one, then those that are switched on.
     """
@@ -46,7 +46,7 @@ def multissl_losses(
             terms[f"{view}_kl"] = losses.feature_kl(features, raw)
         if config.contrast:
             terms[f"{view}_contrast"] = losses.contrast(pool(features), pool(raw), config.temperature)
-    return {"loss": total(terms, config), **terms}
+    return {"loss": total(terms, config), **terms, "feature_spread": losses.spread(pool(raw.detach()))}
 
 
 def total(terms: dict[str, Tensor], config: MultiSSLConfig) -> Tensor:

@@ -4,8 +4,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,29 +19,79 @@ from featurestore.store import Store
 from ingest.atomic import atomic_write, exclusive, remove_stale
 from ingest.location import Location
 from manifests.errors import InputError
-from training.config import RunConfig, differences
+from training.config import OptimiserConfig, RunConfig, differences
 from training.distill import teacher_columns
-from training.iterations import NO_TEACHER, OWN_TEACHER, Run, open_teacher
+from training.distributed import on_first, world_size
+from training.inputs import Normalisation
 from training.loop import Machine
+from training.schedule import num_steps_of
+from training.sources import (
+    Source,
+    check_proportions,
+    distill_loader,
+    make_sources,
+    multissl_loader,
+    open_teachers,
+)
 from training.splits import Split, choose_split
 
+NO_TEACHER, OWN_TEACHER = "none", "own"
 CONFIG_FILE, ENVIRONMENT_FILE, STORE_FILE = "config.json", "environment.json", "store.json"
 DEFAULT_HOME = Path("runs")
-RECORDED_LIBRARIES = ("torch", "numpy", "zarr", "torchmetrics", "acm-sskd")
+RECORDED_LIBRARIES = ("torch", "numpy", "zarr", "acm-sskd")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: what is trained on what, where it is kept, and on which machine. The first source has the labels."""
+
+    sources: list[Source]
+    config: RunConfig
+    split: Split
+    folder: Path
+    machine: Machine
+
+    @property
+    def store(self) -> Store:
+        return self.sources[0].store
+
+    @property
+    def one_label(self) -> bool:
+        return self.config.distill.loss == "ce"
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return Normalisation(self.store.snapshot.mean, self.store.snapshot.std)
+
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether clips are held out that have labels."""
+        return bool(self.store.labels(self.split.held_out).any())
+
+    @property
+    def num_clips(self) -> int:
+        """Clips to train on, of all stores."""
+        return sum(len(source.rows) for source in self.sources)
+
+    def num_steps(self, optimiser: OptimiserConfig) -> int:
+        """Steps of a stage: an epoch has as many clips as there are."""
+        return num_steps_of(optimiser.epochs, self.num_clips, optimiser.batch_size)
 
 
 def choose_machine(config: RunConfig, device: torch.device) -> Machine:
     """The device with the precision that the resolved configuration asks for."""
-    return Machine(device, torch.bfloat16 if config.precision == "bfloat16" else None)
+    autocast = torch.bfloat16 if config.precision == "bfloat16" else None
+    return Machine(device, autocast, config.parallel, config.compile == "on")
 
 
 @contextmanager
-def open_run(store: Store, config: RunConfig, folder: Path, device: torch.device) -> Iterator[Run]:
-    """Makes the run folder, or opens it again for the same configuration and store, and holds its lock.
+def open_run(stores: Sequence[Store], config: RunConfig, folder: Path, device: torch.device) -> Iterator[Run]:
+    """Makes the run folder, or opens it again for the same configuration and stores, and holds its lock.
 
-    It keeps the resolved configuration, the environment of each call, and the store's fingerprint. All that can be
+    It keeps the resolved configuration, the environment of each call, and the stores' fingerprints. All that can be
     refused is refused before anything is written.
     """
+    store = stores[0]
     if config.model.num_frames > store.file.fbank.num_frames:
         raise InputError(
             f"the model takes {config.model.num_frames} frames and {store.location} holds "
@@ -48,40 +99,63 @@ def open_run(store: Store, config: RunConfig, folder: Path, device: torch.device
             f"--num-frames {config.model.num_frames}"
         )
     split = choose_split(store, config.data, config.seed)
-    _check_distillation(store, config, split)
+    sources = make_sources(stores, split)
+    _check_sources(sources, config)
     config = _resolved(store, config, device)
+    with ExitStack() as opened:
+        on_first(lambda: _claim(opened, stores, config, folder, device))
+        yield Run(sources, config, split, folder, choose_machine(config, device))
+
+
+def _claim(opened: ExitStack, stores: Sequence[Store], config: RunConfig, folder: Path, device: torch.device) -> None:
+    """Makes or checks the folder's files, under a lock that is held until `opened` ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"{folder} can't be a run's folder ({error.strerror}); choose another one with --run"
         ) from error
-    with exclusive(folder, "training"):
-        for place in (folder, *folder.glob("iter*/"), *folder.glob("iter*/*/")):
-            remove_stale(place)
-        # The store first: another one may resolve the configuration otherwise.
-        _keep_store(folder, store)
-        _keep_config(folder, config)
-        _keep_environment(folder, device)
-        yield Run(store, config, split, folder, choose_machine(config, device))
+    opened.enter_context(exclusive(folder, "training"))
+    for place in (folder, *folder.glob("iter*/"), *folder.glob("iter*/*/")):
+        remove_stale(place)
+    # The stores first: another one may resolve the configuration otherwise.
+    _keep_stores(folder, stores)
+    _keep_config(folder, config)
+    _keep_environment(folder, device)
 
 
-def _check_distillation(store: Store, config: RunConfig, split: Split) -> None:
-    """Refuses now what the distillation stage would refuse after hours of Multi-SSL."""
+def _check_sources(sources: Sequence[Source], config: RunConfig) -> None:
+    """Refuses now what a stage would refuse after hours."""
     distill = config.distill
+    if config.multissl.optimiser.epochs > 0:
+        check_proportions(sources, config.multissl.proportions)
+        multissl_loader(sources, config.multissl, 0)
+    for optimiser in (config.multissl.optimiser, distill.optimiser):
+        if optimiser.epochs > 0 and optimiser.batch_size % world_size():
+            raise InputError(
+                f"batches of {optimiser.batch_size} can't be divided among {world_size()} processes; set a batch_size "
+                f"that is a multiple of {world_size()}"
+            )
     if distill.optimiser.epochs == 0:
         return
-    if not store.labels(split.train).any():
+    check_proportions(sources, distill.proportions)
+    store = sources[0].store
+    if distill.classify and not store.labels(sources[0].rows).any():
         raise InputError(
             f"no clip to train on in {store.location} has a label; do Multi-SSL alone with "
-            "--set distill.optimiser.epochs=0"
+            "--set distill.optimiser.epochs=0, or regress a teacher alone with --teacher NAME --set "
+            "distill.classify=false"
         )
+    caches = []
     if distill.teacher not in (NO_TEACHER, OWN_TEACHER):
-        cache = open_teacher(store, distill.teacher, split)
-        if distill.views:
-            require_views(cache)
+        caches = open_teachers(sources, distill.teacher)
+        for cache in caches:
+            if distill.views:
+                require_views(cache)
         if distill.probability_weight > 0:
-            teacher_columns(store.file.vocabulary, cache.attributes.vocabulary)
+            teacher_columns(store.file.vocabulary, caches[0].attributes.vocabulary)
+    if caches or not (distill.views or distill.probability_weight):
+        distill_loader(sources, distill, caches, 0)
 
 
 def _resolved(store: Store, config: RunConfig, device: torch.device) -> RunConfig:
@@ -92,7 +166,10 @@ def _resolved(store: Store, config: RunConfig, device: torch.device) -> RunConfi
     if loss == "auto":
         loss = "bce" if store.is_multi_label else "ce"
     distill = config.distill.model_copy(update={"loss": loss})
-    return config.model_copy(update={"precision": precision, "distill": distill})
+    compiled = config.compile
+    if compiled == "auto":
+        compiled = "on" if device.type == "cuda" else "off"
+    return config.model_copy(update={"precision": precision, "compile": compiled, "distill": distill})
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -121,23 +198,36 @@ def _keep_config(folder: Path, config: RunConfig) -> None:
         atomic_write(path, config.model_dump_json(indent=1) + "\n")
 
 
-def _keep_store(folder: Path, store: Store) -> None:
+def _keep_stores(folder: Path, stores: Sequence[Store]) -> None:
     path = folder / STORE_FILE
-    about = {
-        "store": _address(store),
-        "dataset": store.file.dataset,
-        "snapshot": store.snapshot.number,
-        "fingerprint": store.snapshot.fingerprint,
-    }
-    if path.exists():
-        known = _read_json(path)
-        if known["fingerprint"] != about["fingerprint"]:
+    about = [
+        {
+            "store": _address(store),
+            "dataset": store.file.dataset,
+            "snapshot": store.snapshot.number,
+            "fingerprint": store.snapshot.fingerprint,
+        }
+        for store in stores
+    ]
+    if not path.exists():
+        atomic_write(path, json.dumps({**about[0], "others": about[1:]}, indent=1) + "\n")
+        return
+    known = _known_stores(folder)
+    if len(known) != len(stores):
+        names = ", ".join(str(entry["store"]) for entry in known)
+        raise InputError(f"{folder} was trained on {names}; name the same stores, or choose another folder with --run")
+    for entry, store in zip(known, stores, strict=True):
+        if entry["fingerprint"] != store.snapshot.fingerprint:
             raise InputError(
-                f"{folder} was trained on {known['store']} with fingerprint {known['fingerprint'][:12]}; "
+                f"{folder} was trained on {entry['store']} with fingerprint {entry['fingerprint'][:12]}; "
                 f"{store.location} now has {store.snapshot.fingerprint[:12]}: choose another folder with --run"
             )
-    else:
-        atomic_write(path, json.dumps(about, indent=1) + "\n")
+
+
+def _known_stores(folder: Path) -> list[dict[str, Any]]:
+    """What a run's folder says of its stores, the labelled one first."""
+    content = _read_json(folder / STORE_FILE)
+    return [content, *content.get("others", [])]
 
 
 def _address(store: Store) -> str:
@@ -145,15 +235,18 @@ def _address(store: Store) -> str:
     return str(store.location) if store.location.folder is None else str(store.location.folder.resolve())
 
 
-def open_recorded_snapshot(folder: Path, address: Location) -> Store:
-    """The store as the run in `folder` knows it, however it has grown since; its last snapshot for a new run."""
+def open_recorded_snapshots(folder: Path, addresses: Sequence[Location]) -> list[Store]:
+    """The stores as the run in `folder` knows them, however they have grown; their last snapshots for a new run."""
+    known = _known_stores(folder) if (folder / STORE_FILE).exists() else []
+    fingerprints = {entry["fingerprint"] for entry in known}
+    return [_open_snapshot(address, fingerprints) for address in addresses]
+
+
+def _open_snapshot(address: Location, fingerprints: set[str]) -> Store:
     store = Store(address)
-    path = folder / STORE_FILE
-    if path.exists():
-        known = _read_json(path)["fingerprint"]
-        for snapshot in store.file.snapshots[:-1]:
-            if snapshot.fingerprint == known:
-                return Store(address, snapshot.number)
+    for snapshot in store.file.snapshots[:-1]:
+        if snapshot.fingerprint in fingerprints:
+            return Store(address, snapshot.number)
     return store
 
 
@@ -193,6 +286,7 @@ def _keep_environment(folder: Path, device: torch.device) -> None:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "processes": world_size(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "versions": {name: version(name) for name in RECORDED_LIBRARIES},

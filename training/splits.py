@@ -12,6 +12,9 @@ from featurestore.store import Store
 from manifests.errors import InputError
 from training.config import DataConfig
 
+# The name of what is held out with a share of 0.
+NOTHING = "nothing"
+
 
 @dataclass(frozen=True)
 class Split:
@@ -38,7 +41,8 @@ def choose_split(store: Store, config: DataConfig, seed: int, *, for_training: b
         chosen = _by_fold(store, store.folds[0] if config.eval_fold is None else config.eval_fold)
     else:
         chosen = _by_share(store, config.holdout_share, seed)
-    if not len(chosen.held_out) or (for_training and not len(chosen.train)):
+    nothing_wanted = for_training and chosen.name == NOTHING
+    if (not len(chosen.held_out) and not nothing_wanted) or (for_training and not len(chosen.train)):
         raise InputError(
             f"{store.location}: with {chosen.name} held out there are {len(chosen.train)} clips to train on and "
             f"{len(chosen.held_out)} to evaluate; both need at least one"
@@ -66,6 +70,8 @@ def _by_fold(store: Store, fold: int) -> Split:
 
 def _by_share(store: Store, share: float, seed: int) -> Split:
     """Held out by a hash of the source: its segments stay together, and on their side when other clips come."""
+    if share == 0:
+        return Split(store.rows(), np.zeros(0, np.int64), 0, NOTHING)
     rows = store.rows(asked=True)
     sources = store.column("source").take(pa.array(rows)).to_pylist()
     digests = [hashlib.sha256(f"{seed}:{source}".encode()).digest()[:8] for source in sources]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from featurestore.teachers.base import FbankInput, Teacher, TeacherOutput, WaveformInput
-from ingest.window import file_sha256
+from ingest.sourcefile import file_sha256
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 from training.checkpoint import Checkpoint, load_checkpoint, load_student
@@ -47,16 +47,15 @@ def load_checkpoint_teacher(path: Path) -> Teacher:
 
 
 def load_spfa_teacher(path: Path) -> Teacher:
-    """As :func:`load_checkpoint_teacher`, of a model trained with the preset `spfa`.
+    """As :func:`load_checkpoint_teacher`, of a model with parameter-free attention, such as the preset `spfa` trains.
 
-    Raises InputError for a checkpoint that names another preset; one that names none is taken at its word.
+    Raises InputError for any other.
     """
     checkpoint = load_checkpoint(path)
-    preset = getattr(checkpoint.about, "preset", None)
-    if preset not in (None, SPFA):
+    if not checkpoint.about.model.parameter_free_attention:
         raise InputError(
-            f"{path} was trained with the preset {preset!r}, not {SPFA!r}; give it as --model checkpoint, or train one "
-            f"with `training run --preset {SPFA}`"
+            f"{path} holds a model without parameter-free attention, so no {SPFA}; give it as --model checkpoint, or "
+            f"train one with `training run --preset {SPFA}`"
         )
     return _teacher(path, checkpoint, SPFA)
 

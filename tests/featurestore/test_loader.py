@@ -17,9 +17,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from featurestore.batches import Batch
 from featurestore.build import build_cache, build_teacher
 from featurestore.cacheplan import CacheOptions, plan_cache
-from featurestore.loader import Batch, Loader, LoaderState, sequential_batches
+from featurestore.loader import Loader, LoaderState, sequential_batches
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.teacherpool import InProcess

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurestore.loader import Batch, Loader, sequential_batches
+from featurestore.batches import Batch
+from featurestore.loader import Loader, sequential_batches
 from featurestore.order import ClipOrder
 from featurestore.shardcache import CachedShards, CacheOptions
 from featurestore.shardfiles import open_shard_files

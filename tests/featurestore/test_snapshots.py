@@ -10,9 +10,10 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
+from featurestore.batches import Batch
 from featurestore.build import build_teacher
 from featurestore.cachefiles import write_cache_checksums
-from featurestore.loader import Batch, Loader, sequential_batches
+from featurestore.loader import Loader, sequential_batches
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.verify import verify

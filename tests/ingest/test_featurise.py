@@ -17,8 +17,9 @@ from ingest.featurise import Features, featurise, looped
 from ingest.hog import hog
 from ingest.layout import Part, StoreFile
 from ingest.ledger import ClipError, Reason
+from ingest.sourcefile import source_path
 from ingest.sources import SourceFile, local_source
-from ingest.window import crop_start_ms, read_window, source_path
+from ingest.window import crop_start_ms, read_window
 from manifests.clips import Clip
 from manifests.geometry import FbankSpec, HogSpec
 from manifests.vocabulary import Vocabulary

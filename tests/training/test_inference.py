@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.inference import infer, probabilities
+from training.inference import infer, pooled_features, probabilities
 from training.inputs import Normalisation
 from training.model.networks import Student
 from training.model.patches import patchify
@@ -37,3 +37,5 @@ def test_every_window_is_seen_as_a_clip_of_its_own(student: Student, num_windows
     torch.testing.assert_close(found.probabilities(one_label=True), softmax, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.probabilities(one_label=False), sigmoid, rtol=1e-4, atol=1e-5)
     assert not found.logits.requires_grad
+    pooled = pooled_features(student.aft, student.grid, fbank, NORMALISATION)
+    torch.testing.assert_close(pooled, found.pooled.mean(1), rtol=1e-4, atol=1e-5)

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from featurestore.loader import Batch, BatchViews
+from featurestore.batches import Batch, BatchViews
 from featurestore.views import apply_to_fbank, view_of
 from manifests.geometry import PatchGrid
+from training.augment import Augmentation
+from training.config import AugmentConfig
 from training.inputs import Normalisation, prepare
 
 CPU = torch.device("cpu")
 NORMALISATION = Normalisation(mean=-4.0, std=3.0)
+ROLL = Augmentation(AugmentConfig(), 0, "test")
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def normalised(fbank: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("num_frames", [256, 512])
-def test_without_a_generator_clips_start_at_0(batch: Batch, num_frames: int) -> None:
+def test_without_augmentation_clips_start_at_0(batch: Batch, num_frames: int) -> None:
     inputs = prepare(batch, PatchGrid(num_frames=num_frames), NORMALISATION, CPU, None)
     assert inputs.fbank.dtype == torch.float32
     np.testing.assert_allclose(inputs.fbank, normalised(batch.fbank)[:, :num_frames], rtol=1e-6, atol=1e-6)
@@ -48,9 +51,9 @@ def test_without_a_generator_clips_start_at_0(batch: Batch, num_frames: int) -> 
 @pytest.mark.parametrize("num_frames", [256, 512])
 def test_fbank_and_hog_roll_alike_by_whole_patches(batch: Batch, num_frames: int) -> None:
     starts = []
-    for seed in range(20):
-        generator = torch.Generator().manual_seed(seed)
-        inputs = prepare(batch, PatchGrid(num_frames=num_frames), NORMALISATION, CPU, generator)
+    for epoch in range(20):
+        visit = replace(batch, visits=np.full(6, epoch))
+        inputs = prepare(visit, PatchGrid(num_frames=num_frames), NORMALISATION, CPU, ROLL)
         for clip in range(6):
             wanted = inputs.gradient_magnitude[clip].reshape(-1, 8).numpy()
             rolled = [np.roll(batch.hog[clip], -start, 0)[: num_frames // 16] for start in range(32)]
@@ -64,7 +67,7 @@ def test_fbank_and_hog_roll_alike_by_whole_patches(batch: Batch, num_frames: int
 
 def test_a_batch_is_not_changed(batch: Batch) -> None:
     before = batch.fbank.copy()
-    inputs = prepare(batch, PatchGrid(num_frames=512), NORMALISATION, CPU, torch.Generator().manual_seed(0))
+    inputs = prepare(batch, PatchGrid(num_frames=512), NORMALISATION, CPU, ROLL)
     inputs.fbank.zero_()
     assert (batch.fbank == before).all()
 
@@ -75,8 +78,9 @@ def test_a_view_is_the_one_that_the_teacher_got(batch: Batch, num_frames: int) -
     views = [view_of(key, 3, 7, 512) for key in batch.keys]
     rolls = np.array([view.roll_frames for view in views])
     batch = replace(batch, views=BatchViews(rolls, np.array([view.gain_db for view in views], np.float32)))
-    for generator in (None, torch.Generator().manual_seed(0)):
-        inputs = prepare(batch, PatchGrid(num_frames=num_frames), NORMALISATION, CPU, generator)
+    louder = Augmentation(AugmentConfig(gain_db=20), 0, "test")
+    for augmentation in (None, ROLL, louder):
+        inputs = prepare(batch, PatchGrid(num_frames=num_frames), NORMALISATION, CPU, augmentation)
         for clip, view in enumerate(views):
             wanted = normalised(apply_to_fbank(batch.fbank[clip], view))[:num_frames]
             np.testing.assert_allclose(inputs.fbank[clip], wanted, rtol=1e-5, atol=1e-5)

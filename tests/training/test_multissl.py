@@ -22,6 +22,9 @@ KINDS = ("restore", "mse", "kl", "contrast")
 TERMS = {f"{view}_{kind}" for view in ("intra", "inter") for kind in KINDS}
 
 
+WATCHED = {"loss", "feature_spread"}
+
+
 def configured(**changes: Any) -> MultiSSLConfig:
     return MultiSSLConfig(optimiser=OptimiserConfig(epochs=1, batch_size=4, peak_lr=1e-3), **changes)
 
@@ -52,7 +55,7 @@ def test_total_by_hand() -> None:
 
 def test_loss_is_the_weighted_sum(network: MultiSSLNetwork, inputs: Inputs) -> None:
     terms = multissl_losses(network, inputs, configured(alpha=0.25, beta=2.0), draw())
-    assert set(terms) == {"loss"} | TERMS
+    assert set(terms) == {"loss", "feature_spread"} | TERMS
     parts = {kind: terms[f"intra_{kind}"] + terms[f"inter_{kind}"] for kind in KINDS}
     expected = 0.25 * (parts["restore"] + parts["mse"]) + 2 * parts["kl"] + parts["contrast"]
     torch.testing.assert_close(terms["loss"], expected)
@@ -63,10 +66,10 @@ def test_loss_is_the_weighted_sum(network: MultiSSLNetwork, inputs: Inputs) -> N
 def test_a_switch_removes_its_terms_alone(switch: str, network: MultiSSLNetwork, inputs: Inputs) -> None:
     name = switch.removeprefix("feature_")
     terms = multissl_losses(network, inputs, configured(**{switch: False}), draw())
-    assert set(terms) - {"loss"} == {term for term in TERMS if name not in term.split("_")}
+    assert set(terms) - WATCHED == {term for term in TERMS if name not in term.split("_")}
     whole = multissl_losses(network, inputs, configured(), draw())
     # Nor does it change the masks of the others.
-    for term in set(terms) - {"loss"}:
+    for term in set(terms) - WATCHED:
         torch.testing.assert_close(terms[term], whole[term], rtol=1e-4, atol=1e-6)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from manifests.geometry import FbankSpec
 from training.checkpoint import About, Checkpoint, save_checkpoint
 from training.model.networks import Student
 from training.model.patches import patchify
-from training.teacher import load_checkpoint_teacher, load_spfa_teacher
 
 
 def test_it_is_found_by_name(checkpoint_path: Path, about: About) -> None:
@@ -81,13 +79,3 @@ def test_other_files_are_refused(about: About, student: Student, tmp_path: Path)
     )
     with pytest.raises(InputError, match="can't classify"):
         load_teacher("checkpoint", tmp_path / "ssl.pt")
-
-
-def test_a_checkpoint_of_the_preset_spfa(checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, spfa = load_checkpoint_teacher(checkpoint_path), load_spfa_teacher(checkpoint_path)
-    assert (ours.name, spfa.name) == ("checkpoint", "spfa")
-    assert spfa.provenance == ours.provenance
-    other = SimpleNamespace(about=SimpleNamespace(preset="base"))
-    monkeypatch.setattr("training.teacher.load_checkpoint", lambda path: other)
-    with pytest.raises(InputError, match=r"was trained with the preset 'base', not 'spfa'; give it as --model checkp"):
-        load_spfa_teacher(checkpoint_path)

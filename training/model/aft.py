@@ -16,8 +16,15 @@ class AudioFeatureTransformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.embedding = PatchEmbedding(config.grid, config.width)
-        self.transformer = Transformer(config.width, config.depth, config.num_heads, recompute=config.recompute)
+        self.transformer = Transformer(
+            config.width,
+            config.depth,
+            config.num_heads,
+            recompute=config.recompute,
+            gated=config.parameter_free_attention,
+        )
         self.perceptrons = nn.Sequential(*(Perceptron(config.width, 2 * config.width) for _ in range(2)))
 
     def place(self, tokens: Tensor) -> Tensor:

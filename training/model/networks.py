@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from training.config import ModelConfig
 from training.model.aft import AudioFeatureTransformer, pool
@@ -44,7 +45,8 @@ class Student(nn.Module):
         super().__init__()
         self.grid = config.grid
         self.aft = AudioFeatureTransformer(config)
-        self.classifier = nn.Linear(config.width, num_classes)
+        # Weights are set below; without labels there are none, of which torch would warn.
+        self.classifier: nn.Linear = skip_init(nn.Linear, config.width, num_classes)  # type: ignore[no-untyped-call]
         self.teacher_dim = teacher_dim
         self.projection: nn.Module = nn.Identity()
         if teacher_dim is not None and teacher_dim != config.width:

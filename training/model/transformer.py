@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from training.model.simam import parameter_free_attention
+
 NORM_EPS = 1e-6
 MLP_RATIO = 4
 
@@ -41,10 +43,14 @@ class Perceptron(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + perceptron(norm(x))."""
+    """x + attention(norm(x)), then x + perceptron(norm(x)); the latter gated by SimAM where `gated` says so.
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    Gated blocks want the tokens of the whole grid: the gate compares a patch with all others.
+    """
+
+    def __init__(self, width: int, num_heads: int, *, gated: bool = False) -> None:
         super().__init__()
+        self.gated = gated
         self.attention_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.attention = Attention(width, num_heads)
         self.perceptron_norm = nn.LayerNorm(width, eps=NORM_EPS)
@@ -52,17 +58,17 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(self.attention_norm(tokens))
-        out: Tensor = tokens + self.perceptron(self.perceptron_norm(tokens))
-        return out
+        mapped: Tensor = self.perceptron(self.perceptron_norm(tokens))
+        return tokens + (parameter_free_attention(mapped) if self.gated else mapped)
 
 
 class Transformer(nn.Module):
     """Blocks and a last norm over (B, L, D)."""
 
-    def __init__(self, width: int, depth: int, num_heads: int, *, recompute: bool = False) -> None:
+    def __init__(self, width: int, depth: int, num_heads: int, *, recompute: bool = False, gated: bool = False) -> None:
         super().__init__()
         self.recompute = recompute
-        self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, num_heads, gated=gated) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
     def forward(self, tokens: Tensor) -> Tensor:

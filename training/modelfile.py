@@ -1,0 +1,125 @@
+"""Models of ours as commands name them: where they lie, whether they fit a store, and what they have heard of it."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featurestore.probeparts import EVAL_NAMES
+from featurestore.store import Store
+from manifests.errors import InputError
+from manifests.vocabulary import Vocabulary
+from training.checkpoint import About, Checkpoint, load_checkpoint
+from training.iterations import EVAL_FILE
+from training.loop import LAST
+from training.predictions import FILE_NAME
+from training.splits import Split, choose_split
+
+
+def find_checkpoint(model: Path, *, either_stage: bool = False) -> Path:
+    """A checkpoint file; or that of an iteration's folder, or of a run's last iteration that has its evaluation.
+
+    With `either_stage`, that of the last Multi-SSL stage will do where no iteration is finished. Raises InputError for
+    a folder without any.
+    """
+    if not model.is_dir():
+        return model
+    if (model / EVAL_FILE).exists():
+        return model / "distill" / LAST
+    finished = [path.parent for path in model.glob(f"iter*/{EVAL_FILE}") if _number(path.parent) > 0]
+    if finished:
+        return max(finished, key=_number) / "distill" / LAST
+    pretrained = [path.parent for path in model.glob(f"iter*/multissl/{LAST}") if _number(path.parent.parent) > 0]
+    if either_stage and pretrained:
+        return max(pretrained, key=lambda stage: _number(stage.parent)) / LAST
+    raise InputError(f"{model} has no finished iteration (no iterK/{EVAL_FILE}); finish one with `training run`")
+
+
+def _number(iteration: Path) -> int:
+    """The number of an iteration's folder; 0 of another folder."""
+    number = iteration.name.removeprefix("iter")
+    return int(number) if number.isdigit() else 0
+
+
+def own_predictions_file(path: Path, about: About, store: Store, part: Split) -> Path | None:
+    """Where an iteration's predictions lie, beside its evaluation.
+
+    None for another checkpoint, store or part, and where the run's folder isn't ours to write to.
+    """
+    folder = path.parent.parent
+    is_iteration = path.name == LAST and path.parent.name == "distill" and (folder / EVAL_FILE).exists()
+    same_clips = part.name == about.held_out and store.snapshot.fingerprint == about.store_fingerprint
+    return folder / FILE_NAME if is_iteration and same_clips and os.access(folder, os.W_OK) else None
+
+
+def load_fitting(path: Path, store: Store) -> Checkpoint:
+    """A checkpoint to use on a store: its classes in the store's order, and no optimiser.
+
+    Raises InputError when its labels or features are not the store's.
+    """
+    checkpoint = replace(load_checkpoint(path), optimiser=None)
+    check_fits(checkpoint.about, store)
+    return reorder(checkpoint, store.file.vocabulary)
+
+
+def check_fits(about: About, store: Store) -> None:
+    """Raises InputError when a checkpoint's labels, by their ids, or features are not the store's."""
+    if set(about.vocabulary.ids) != set(store.file.vocabulary.ids):
+        raise InputError(
+            f"the checkpoint knows {len(about.vocabulary)} labels ({', '.join(about.vocabulary.ids[:3])} ...), "
+            f"{store.location} has {store.num_classes} others; evaluate it on a store of the same labels"
+        )
+    check_frames(about, store)
+
+
+def check_frames(about: About, store: Store) -> None:
+    """Raises InputError when a store's clips are shorter than what a checkpoint takes."""
+    if about.model.num_frames > store.file.fbank.num_frames:
+        raise InputError(
+            f"the checkpoint takes {about.model.num_frames} frames and {store.location} holds "
+            f"{store.file.fbank.num_frames}; ingest with --num-frames {about.model.num_frames}"
+        )
+
+
+def reorder(checkpoint: Checkpoint, vocabulary: Vocabulary) -> Checkpoint:
+    """The same model with its classes in the order of `vocabulary`, which has the same label ids."""
+    about = checkpoint.about
+    if about.stage != "distill" or about.vocabulary.ids == vocabulary.ids:
+        return checkpoint
+    order = torch.tensor(about.vocabulary.indices(vocabulary.ids))
+    classifier = {name: checkpoint.network[name][order] for name in ("classifier.weight", "classifier.bias")}
+    return Checkpoint(about.model_copy(update={"vocabulary": vocabulary}), {**checkpoint.network, **classifier})
+
+
+def choose_part(about: About, store: Store, split: str | None, fold: int | None) -> Split:
+    """The split or fold of the store that is named; else the one that the model's run held out."""
+    data = about.data
+    if split is not None or fold is not None:
+        data = data.model_copy(update={"eval_split": split, "eval_fold": fold})
+    return choose_split(store, data, about.seed, for_training=False)
+
+
+def heard_rows(about: About, store: Store) -> NDArray[np.int64] | None:
+    """Rows of the store that the model was trained on; None where it was trained on other stores only."""
+    for snapshot in store.file.snapshots:
+        if snapshot.fingerprint == about.store_fingerprint:
+            trained_on = Store(store.location, snapshot.number)
+            return choose_split(trained_on, about.data, about.seed, for_training=False).train
+        if snapshot.fingerprint in about.other_fingerprints:
+            return _outside_evaluation(Store(store.location, snapshot.number))
+    return None
+
+
+def _outside_evaluation(store: Store) -> NDArray[np.int64]:
+    """What a store gives that is trained on beside another one: all clips but those of its evaluation splits."""
+    apart = [store.rows(split=name) for name in store.splits if name in EVAL_NAMES]
+    return np.setdiff1d(store.rows(), np.concatenate([np.empty(0, np.int64), *apart]))
+
+
+def num_heard(about: About, store: Store, rows: NDArray[np.int64]) -> int:
+    """How many of the store's `rows` the model was trained on, as far as the store can tell."""
+    heard = heard_rows(about, store)
+    return 0 if heard is None else len(np.intersect1d(heard, rows))

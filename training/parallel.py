@@ -1,0 +1,135 @@
+"""A stage's network over several processes (DDP or FSDP2), and its whole state from and to every one of them."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.distributed import world_size
+from training.inputs import Inputs
+from training.model.transformer import Block
+
+Losses = Callable[[Inputs, torch.Generator], dict[str, Tensor]]
+Parallel = Literal["ddp", "fsdp"]
+
+
+class LossModule(nn.Module):
+    """A network and the losses of a batch in it, as one module: what DDP and FSDP wrap."""
+
+    def __init__(self, network: nn.Module, losses: Losses) -> None:
+        super().__init__()
+        self.network = network
+        self._losses = losses
+
+    def forward(self, inputs: Inputs, generator: torch.Generator) -> dict[str, Tensor]:
+        return self._losses(inputs, generator)
+
+
+def compile_blocks(network: nn.Module) -> None:
+    """torch.compile of each transformer block: they are alike, so that one compilation serves all of a width."""
+    for part in network.modules():
+        if isinstance(part, Block):
+            part.compile()
+
+
+def distribute(network: nn.Module, losses: Losses, parallel: Parallel, autocast: torch.dtype | None) -> nn.Module:
+    """The module whose forward pass gives the losses, over all processes; `network`'s weights are divided in place by
+    fsdp, so the optimiser must be made afterwards.
+    """
+    module = LossModule(network, losses)
+    if world_size() == 1:
+        return module
+    if parallel == "ddp":
+        # Which weights have a gradient is the same in each step: the perceptrons, for instance, have none in Multi-SSL.
+        return DistributedDataParallel(module, static_graph=True, gradient_as_bucket_view=True)
+    _shard(module, autocast)
+    return module
+
+
+def _shard(module: LossModule, autocast: torch.dtype | None) -> None:
+    """FSDP2: each block's weights, and the rest, are divided over the processes, and gathered when they are needed."""
+    # Imported here: it takes a second, and one process does without it.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(next(module.parameters()).device.type, (world_size(),))
+    policy = MixedPrecisionPolicy() if autocast is None else MixedPrecisionPolicy(param_dtype=autocast)
+    for part in module.modules():
+        if isinstance(part, Block):
+            fully_shard(part, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh)
+
+
+class WholeNetwork:
+    """The network as one process sees it, whether or not its weights are divided."""
+
+    def __init__(self, network: nn.Module, parallel: Parallel) -> None:
+        """To be made before the network is distributed."""
+        self._network = network
+        self._copy = copy.deepcopy(network) if parallel == "fsdp" and world_size() > 1 else None
+
+    def state(self) -> dict[str, Tensor]:
+        """The state dict with whole tensors; every process must ask for it at the same time."""
+        return {name: _whole(value) for name, value in self._network.state_dict().items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Loads a state dict of whole tensors."""
+        own = self._network.state_dict()
+        self._network.load_state_dict({name: _like(value, own.get(name)) for name, value in state.items()})
+
+    def network(self) -> nn.Module:
+        """The network with all of its weights; every process must ask for it at the same time."""
+        if self._copy is None:
+            return self._network
+        self._copy.load_state_dict(self.state())
+        return self._copy
+
+
+def whole_optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's state dict with whole tensors; every process must ask for it at the same time."""
+    content = optimiser.state_dict()
+    state = {
+        index: {name: _whole(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+        for index, values in content["state"].items()
+    }
+    return {**content, "state": state}
+
+
+def load_optimiser_state(optimiser: torch.optim.Optimizer, content: dict[str, Any]) -> None:
+    """Loads an optimiser's state dict of whole tensors."""
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    state = {
+        index: {
+            name: _like(value, weights[index]) if isinstance(value, Tensor) and value.ndim else value
+            for name, value in values.items()
+        }
+        for index, values in content["state"].items()
+    }
+    optimiser.load_state_dict({**content, "state": state})
+
+
+def _whole(value: Tensor) -> Tensor:
+    if not _is_divided(value):
+        return value
+    whole: Tensor = value.full_tensor()  # type: ignore[attr-defined]
+    return whole
+
+
+def _like(value: Tensor, own: Tensor | None) -> Tensor:
+    """`value`, divided as `own` is."""
+    if own is None or not _is_divided(own):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)  # type: ignore[attr-defined]
+
+
+def _is_divided(value: Tensor) -> bool:
+    if world_size() == 1:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(value, DTensor)

@@ -1,0 +1,138 @@
+"""How fast a device trains: measured here, or a share of a peak that is known."""
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+
+from manifests.errors import InputError
+from training.checkpoint import Stage
+from training.config import RunConfig
+from training.plan import NUM_CLASSES, Rate, flops_of, memory_of, stages_of, teacher_dim_of
+from training.steptrial import TrialSizes, measure_step, uses_autocast
+
+DEFAULT_MFU = 0.5
+# A trial of a few steps on a CPU, which does some 10^11 FLOP/s: half a minute or less.
+MAX_CPU_FLOPS_PER_STEP = 5e11
+FREE_SHARE = 0.9
+TERA, GIB = 1e12, 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDevice:
+    """A GPU: its dense 16-bit matrix peak in TFLOP/s, and its memory in GiB, as CUDA reports it."""
+
+    peak_tflops_per_s: float
+    memory_gib: float
+
+
+# From NVIDIA's datasheets; where those state the rate with sparsity, half of it. bfloat16 with float32 sums, except
+# V100 and T4, which have float16 alone.
+DEVICES = {
+    "b200": KnownDevice(2250, 178),  # DGX B200
+    "h200": KnownDevice(989, 139),  # H200 SXM: 1979 with sparsity
+    "h100": KnownDevice(989, 79),  # H100 SXM: 1979 with sparsity
+    "h100-pcie": KnownDevice(756, 79),  # H100 PCIe: 1513 with sparsity
+    "a100": KnownDevice(312, 79),  # A100 80GB
+    "a100-40": KnownDevice(312, 39),  # A100 40GB
+    "l40s": KnownDevice(362, 44),  # 733 with sparsity
+    "a10": KnownDevice(125, 22),
+    "l4": KnownDevice(121, 22),  # 242 with sparsity
+    "v100": KnownDevice(125, 31),  # V100 SXM2 32GB
+    "t4": KnownDevice(65, 14),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RateWish:
+    """How the user wants the rate to be found; None: not said."""
+
+    tflops_per_s: float | None = None
+    device_name: str | None = None
+    mfu: float | None = None
+    measure: bool = False
+
+
+def choose_rate(config: RunConfig, wish: RateWish, num_gpus: int, device: torch.device) -> Rate:
+    """The rate that is wished for: a share of a peak, or what a short trial on `device` reaches.
+
+    Raises InputError for wishes that contradict each other, and where a trial is not possible or would take long.
+    """
+    _check(wish)
+    mfu = DEFAULT_MFU if wish.mfu is None else wish.mfu
+    if wish.tflops_per_s is not None:
+        reached = wish.tflops_per_s * TERA * mfu
+        return Rate(reached, reached, f"estimate: {mfu:.0%} of {wish.tflops_per_s:g} TFLOP/s")
+    if wish.device_name is not None:
+        known = DEVICES[wish.device_name]
+        reached = known.peak_tflops_per_s * TERA * mfu
+        source = f"estimate: {mfu:.0%} of the {known.peak_tflops_per_s:g} TFLOP/s of a {wish.device_name}"
+        return Rate(reached, reached, source, int(known.memory_gib * GIB))
+    if wish.mfu is not None:
+        raise InputError("--mfu is a share of a peak: give --device-name or --tflops-per-s as well")
+    _check_possible(config, num_gpus, device, asked=wish.measure)
+    return _measured(config, num_gpus, device)
+
+
+def _check(wish: RateWish) -> None:
+    given = [
+        name
+        for name, value in (
+            ("--tflops-per-s", wish.tflops_per_s),
+            ("--device-name", wish.device_name),
+            ("--measure", wish.measure or None),
+        )
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} say the same thing; give one of them")
+    if wish.device_name is not None and wish.device_name not in DEVICES:
+        raise InputError(
+            f"--device-name {wish.device_name!r} is not known; known are {', '.join(DEVICES)}; for others give "
+            "--tflops-per-s"
+        )
+    if wish.tflops_per_s is not None and not (math.isfinite(wish.tflops_per_s) and wish.tflops_per_s > 0):
+        raise InputError(f"--tflops-per-s {wish.tflops_per_s:g} is no rate; give the device's peak, above 0")
+    if wish.mfu is not None and not 0 < wish.mfu <= 1:
+        raise InputError(f"--mfu {wish.mfu:g} is no share; give one above 0, at most 1")
+
+
+def _check_possible(config: RunConfig, num_gpus: int, device: torch.device, *, asked: bool) -> None:
+    """Refuses a trial that doesn't fit, or one that nobody asked for and that would take minutes."""
+    alternatives = f"give --device-name ({', '.join(DEVICES)}) or --tflops-per-s"
+    autocast, available = uses_autocast(config, device), memory_bytes(device)
+    for stage in stages_of(config):
+        memory = memory_of(config, stage, num_gpus, autocast=autocast)
+        needed = (memory.recomputing if config.model.recompute else memory.keeping).total
+        if needed > FREE_SHARE * available:
+            raise InputError(
+                f"the rate can't be measured here: a {stage} step takes about {needed / GIB:.0f} GiB and {device} has "
+                f"{available / GIB:.0f} GiB; {alternatives}, or set a smaller batch_size"
+            )
+        flops = flops_of(config, stage, num_gpus).hardware
+        if device.type == "cpu" and not asked and flops > MAX_CPU_FLOPS_PER_STEP:
+            raise InputError(
+                f"measuring would take minutes on this CPU ({flops / TERA:.1f} TFLOP a {stage} step); {alternatives}, "
+                "or ask for it with --measure"
+            )
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _measured(config: RunConfig, num_gpus: int, device: torch.device) -> Rate:
+    reached = dict[Stage, float]()
+    for stage in stages_of(config):
+        optimiser = config.multissl.optimiser if stage == "multissl" else config.distill.optimiser
+        sizes = TrialSizes(optimiser.batch_size // num_gpus, NUM_CLASSES, teacher_dim_of(config))
+        flops = flops_of(config, stage, num_gpus).hardware
+        reached[stage] = flops / measure_step(stage, config, sizes, device).step_s
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    one = next(iter(reached.values()))
+    rates = reached.get("multissl", one), reached.get("distill", one)
+    return Rate(*rates, f"measured here: {name}", memory_bytes(device), is_measured=True)

@@ -1,0 +1,130 @@
+"""What a run trains on: clips of one store or of several, their teachers' caches, and the batches of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.balanced import BalancedOrder, class_weights
+from featurestore.batches import Member
+from featurestore.loader import MixedLoader, Part
+from featurestore.order import ClipOrder, Order
+from featurestore.probeparts import EVAL_NAMES
+from featurestore.store import Store
+from featurestore.teachercache import TeacherCache
+from manifests.errors import InputError
+from training.config import DistillConfig, MultiSSLConfig
+from training.distributed import rank, world_size
+from training.splits import Split
+
+
+@dataclass(frozen=True)
+class Source:
+    """A store, and the rows of it to train on."""
+
+    store: Store
+    rows: NDArray[np.int64]
+
+
+def make_sources(stores: Sequence[Store], split: Split) -> list[Source]:
+    """The first store gives what `split` trains on, the others all clips but those of their own evaluation splits.
+
+    Raises InputError when one gives none, or its features are not the first's.
+    """
+    sources = [Source(stores[0], split.train)]
+    for store in stores[1:]:
+        apart = [store.rows(split=name) for name in store.splits if name in EVAL_NAMES]
+        rows = np.setdiff1d(store.rows(), np.concatenate(apart)) if apart else store.rows()
+        if not len(rows):
+            raise InputError(f"{store.location} has no clip to train on; leave it out")
+        sources.append(Source(store, rows))
+    return sources
+
+
+def open_teachers(sources: Sequence[Source], name: str) -> list[TeacherCache]:
+    """The cache `name` of each store.
+
+    Raises InputError when one lacks it, lacks clips to train on (they would not be distilled), or has it from another
+    teacher.
+    """
+    caches = [TeacherCache(source.store, name) for source in sources]
+    for source, cache in zip(sources, caches, strict=True):
+        shards = np.unique(source.store.shard_of(source.rows))
+        lacking = np.intersect1d(np.concatenate([cache.missing_rows(int(shard)) for shard in shards]), source.rows)
+        if len(lacking):
+            raise InputError(
+                f"{cache.path} lacks {len(lacking)} of the {len(source.rows)} clips to train on, for instance "
+                f"{source.store.keys(lacking[:1])[0]}; run `featurestore build-teacher` again to complete it"
+            )
+    for cache in caches[1:]:
+        if (cache.attributes.teacher, cache.attributes.provenance) != (
+            caches[0].attributes.teacher,
+            caches[0].attributes.provenance,
+        ):
+            raise InputError(
+                f"{cache.path} and {caches[0].path} are of different teachers or checkpoints; build both with the same "
+                "`featurestore build-teacher` command"
+            )
+    return caches
+
+
+def multissl_loader(sources: Sequence[Source], config: MultiSSLConfig, seed: int) -> MixedLoader:
+    """The batches of a Multi-SSL stage: of this process, of all stores."""
+    parts = [
+        Part(Member(source.store), _order(source, seed + place, balanced=False)) for place, source in enumerate(sources)
+    ]
+    return _mixed(parts, sources, config.proportions, config.optimiser.batch_size, seed)
+
+
+def distill_loader(
+    sources: Sequence[Source], config: DistillConfig, caches: Sequence[TeacherCache], seed: int
+) -> MixedLoader:
+    """The batches of a distillation stage; labels in the columns of the first store, which others may lack."""
+    vocabulary = sources[0].store.file.vocabulary
+    parts = []
+    for place, source in enumerate(sources):
+        own = source.store.file.vocabulary.ids
+        columns = np.array([vocabulary.position.get(label, -1) for label in own], np.int64)
+        member = Member(
+            source.store,
+            teacher=caches[place] if caches else None,
+            with_logits=bool(caches) and config.probability_weight > 0,
+            views_seed=seed + place if config.views else None,
+            label_columns=columns if place else None,
+            num_labels=len(vocabulary),
+        )
+        # Balanced are the classes that are learned, which the first store has.
+        parts.append(Part(member, _order(source, seed + place, balanced=config.balanced and place == 0)))
+    return _mixed(parts, sources, config.proportions, config.optimiser.batch_size, seed)
+
+
+def _order(source: Source, seed: int, *, balanced: bool) -> Order:
+    store, rows = source.store, source.rows
+    shards, snapshot = store.shard_of(rows), store.snapshot.number
+    if balanced:
+        return BalancedOrder(rows, shards, class_weights(store.labels(rows)), snapshot=snapshot, seed=seed)
+    return ClipOrder(rows, shards, snapshot=snapshot, seed=seed)
+
+
+def _mixed(
+    parts: list[Part], sources: Sequence[Source], proportions: Sequence[float] | None, batch_size: int, seed: int
+) -> MixedLoader:
+    return MixedLoader(
+        parts,
+        [len(source.rows) for source in sources] if proportions is None else proportions,
+        batch_size // world_size(),
+        seed=seed,
+        rank=rank(),
+        world_size=world_size(),
+    )
+
+
+def check_proportions(sources: Sequence[Source], *given: Sequence[float] | None) -> None:
+    """Raises InputError when proportions are not one a store."""
+    for proportions in given:
+        if proportions is not None and len(proportions) != len(sources):
+            raise InputError(
+                f"there are {len(proportions)} proportions for {len(sources)} stores; give one a store, in the order "
+                "of --store"
+            )

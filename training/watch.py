@@ -1,0 +1,128 @@
+"""What is measured of a stage's steps: losses read late, refused when they aren't finite, and logged."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from featurestore.batches import Batch
+from manifests.errors import InputError
+from training.distributed import gather_objects, mean_over_ranks
+from training.log import MetricsLog, NoLog
+
+# Losses stay on the device until so many steps are done: reading one makes the host wait for the device.
+STEPS_PER_FLUSH = 10
+GRADIENT_NORM = "gradient_norm"
+
+
+@dataclass(frozen=True)
+class _Step:
+    step: int
+    terms: dict[str, Tensor]
+    keys: list[str]
+    learning_rate: float
+
+
+@dataclass
+class Watch:
+    """Steps whose losses have not been read yet, and the time that they took."""
+
+    stage: str
+    log: MetricsLog | NoLog
+    num_ranks: int
+    steps: list[_Step] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+    waited_s: float = 0.0
+    recent_loss: list[float] = field(default_factory=list)  # since the last evaluation or checkpoint
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Counts the time in which the loop waits for data."""
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.waited_s += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    def add(self, step: int, terms: dict[str, Tensor], keys: list[str], learning_rate: float) -> None:
+        """Takes note of a step; its terms are read later."""
+        self.steps.append(_Step(step, terms, keys, learning_rate))
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.steps) >= STEPS_PER_FLUSH
+
+    def flush(self) -> str:
+        """Reads the losses, the mean over ranks, refuses those that are not finite, and logs them.
+
+        Returns a short text for the display, empty when there was nothing to read.
+        """
+        steps = self.steps
+        if not steps:
+            return ""
+        # In one tensor: the host waits for the device once.
+        mine = torch.stack([value.float() for entry in steps for value in entry.terms.values()])
+        sizes = [len(entry.terms) for entry in steps]
+        by_step = [part.tolist() for part in torch.split(mean_over_ranks(mine), sizes)]
+        elapsed_s = time.perf_counter() - self.started
+        num_clips = sum(len(entry.keys) for entry in steps) * self.num_ranks
+        for entry, values, own in zip(steps, by_step, torch.split(mine, sizes), strict=True):
+            named = dict(zip(entry.terms, values, strict=True))
+            self._refuse_non_finite(entry, named, own)
+            speed = {"clips_per_s": num_clips / elapsed_s, "data_wait_share": self.waited_s / elapsed_s}
+            self.log.write(entry.step, {**named, "learning_rate": entry.learning_rate, **speed})
+            self.recent_loss.append(named["loss"])
+        self.log.flush()
+        self.steps = []
+        text = (
+            f"loss {by_step[-1][0]:.4f}, {num_clips / elapsed_s:.0f} clips/s, data wait {self.waited_s / elapsed_s:.0%}"
+        )
+        self.restart_clock()
+        return text
+
+    def restart_clock(self) -> None:
+        """Leaves what was done meanwhile out of the speed."""
+        self.started, self.waited_s = time.perf_counter(), 0.0
+
+    def take_mean_loss(self) -> float:
+        """The mean loss since the last evaluation."""
+        return sum(self.recent_loss) / len(self.recent_loss)
+
+    def _refuse_non_finite(self, entry: _Step, values: dict[str, float], own: Tensor) -> None:
+        guilty = [name for name, value in values.items() if not abs(value) < float("inf")]
+        if not guilty:
+            return
+        terms = [name for name in guilty if name not in ("loss", GRADIENT_NORM)] or guilty
+        # Of the ranks, those whose own values are not finite held the clips.
+        held = gather_objects([] if bool(own.isfinite().all()) else entry.keys)
+        keys = [key for part in held for key in part] or entry.keys
+        raise InputError(
+            f"{self.stage}, step {entry.step}: {', '.join(terms)} is not finite; the batch held "
+            f"{', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}. The last good checkpoint is kept; check the "
+            "clips with `featurestore verify`, or lower the learning rate"
+        )
+
+
+def norms_by_term(terms: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The norm of each loss term's gradient in the weights that all terms share last: the transformer's last block.
+
+    As in GradNorm (Chen et al. 2018): it says which losses drive the network. Unweighted, before clipping.
+    """
+    shared = [weight for name, weight in network.named_parameters() if name.startswith(_last_block(network))]
+    found = {}
+    for name, term in terms.items():
+        if name == "loss" or not term.requires_grad:
+            continue
+        gradients = torch.autograd.grad(term, shared, retain_graph=True, allow_unused=True)
+        present = [gradient.float().norm() for gradient in gradients if gradient is not None]
+        found[f"{GRADIENT_NORM}/{name}"] = torch.stack(present).norm() if present else torch.zeros(())
+    return found
+
+
+def _last_block(network: nn.Module) -> str:
+    prefix = "aft.transformer.blocks."
+    numbers = [int(name.split(".")[3]) for name, _ in network.named_parameters() if name.startswith(prefix)]
+    return f"{prefix}{max(numbers)}."
