@@ -53,7 +53,7 @@ def run(
 ) -> None:
     """Train iterations of Multi-SSL and distillation. Stopped anywhere, the same command goes on.
 
-    On several GPUs: torchrun --nproc-per-node 8 -m training run ...
+    On several GPUs: torchrun --nproc-per-node 8 -m -- training run ...
 
     Example: training run --iter 2 --preset tiny --teacher efficientat
     """

@@ -117,7 +117,7 @@ def norms_by_term(terms: dict[str, Tensor], network: nn.Module) -> dict[str, Ten
         if name == "loss" or not term.requires_grad:
             continue
         gradients = torch.autograd.grad(term, shared, retain_graph=True, allow_unused=True)
-        present = [gradient.float().norm() for gradient in gradients if gradient is not None]
+        present = [mean_over_ranks(gradient.float()).norm() for gradient in gradients if gradient is not None]
         found[f"{GRADIENT_NORM}/{name}"] = torch.stack(present).norm() if present else torch.zeros(())
     return found
 
