@@ -12,16 +12,19 @@ from featurestore.order import ClipOrder, Visited
 VISITS_PER_EPOCH = 1 << 24
 
 
-def class_weights(labels: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Sampling weights (N,) of clips with multi-hot `labels` (N, C), of mean 1.
+def class_weights(
+    owners: NDArray[np.int64], labels: NDArray[np.int32], num_clips: int, num_classes: int
+) -> NDArray[np.float64]:
+    """Sampling weights (num_clips,) of mean 1, from pairs of a clip and one of its labels.
 
     A clip weighs the sum over its labels of 1 / the clips of that label (PSLA, Gong et al. 2021, section III-C); one
     without a label as much as a mean one.
     """
-    labelled = labels.any(1)
-    if not labelled.any():
-        return np.ones(len(labels))
-    weights: NDArray[np.float64] = labels.astype(np.float64) @ (1.0 / np.maximum(labels.sum(0, dtype=np.float64), 1.0))
+    if not len(owners):
+        return np.ones(num_clips)
+    of_class = 1.0 / np.maximum(np.bincount(labels, minlength=num_classes), 1)
+    weights = np.bincount(owners, of_class[labels], minlength=num_clips)
+    labelled = np.bincount(owners, minlength=num_clips) > 0
     weights[~labelled] = weights[labelled].mean()
     scaled: NDArray[np.float64] = weights / weights.mean()
     return scaled

@@ -143,4 +143,4 @@ def is_half_made(store: Store, name: str) -> bool:
         return not dict(open_group(store, name, "r").attrs)
     except InputError:
         # Without even a group: a kill came first, unless there is something in it that isn't ours to remove.
-        return not store.location.files(store.teacher_name(name))
+        return all(file.endswith(TEMPORARY_SUFFIX) for file in store.location.files(store.teacher_name(name)))

@@ -148,13 +148,18 @@ class Store:
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Multi-hot labels (len(rows), num_classes), in the vocabulary's order."""
+        owners, columns = self.label_pairs(rows)
+        labels = np.zeros((len(rows), self.num_classes), np.float32)
+        labels[owners, columns] = 1.0
+        return labels
+
+    def label_pairs(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The same as pairs: places in `rows`, ascending, and labels as places in the vocabulary."""
         starts, positions = self._label_lists
         counts = starts[rows + 1] - starts[rows]
         owners = np.repeat(np.arange(len(rows)), counts)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        labels = np.zeros((len(rows), self.num_classes), np.float32)
-        labels[owners, positions[np.repeat(starts[rows], counts) + within]] = 1.0
-        return labels
+        return owners, positions[np.repeat(starts[rows], counts) + within]
 
     @cached_property
     def _label_lists(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -77,7 +77,7 @@ class TeacherCache:
         if self.attributes.store_fingerprint != attributes.store_fingerprint:
             for array in self._arrays.values():
                 array.resize((max(array.shape[0], _num_rows(self._store)), *array.shape[1:]))
-            self._group.attrs.update(attributes.model_dump(mode="json"))
+            self._group.update_attributes(attributes.model_dump(mode="json"))
             self.attributes = attributes
 
     @property
@@ -236,7 +236,7 @@ def create_cache(
             compressors=[ZstdCodec(level=3), Crc32cCodec()],
         )
     # Last: a group without them was left by a kill, and is made anew.
-    group.attrs.update(attributes.model_dump(mode="json"))
+    group.update_attributes(attributes.model_dump(mode="json"))
     return TeacherCache(store, name, writable=True)
 
 

@@ -18,6 +18,7 @@ from manifests.vocabulary import Vocabulary
 from training.config import DataConfig, ModelConfig
 from training.inputs import Normalisation
 from training.model.networks import Student
+from training.written import cannot_write
 
 FORMAT: Literal[1] = 1
 Stage = Literal["multissl", "distill"]
@@ -78,7 +79,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise InputError(f"{path} can't be written ({error}); make room and run the same command again") from error
+        raise cannot_write(path, error) from error
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:

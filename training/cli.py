@@ -18,7 +18,7 @@ from training.cli_report import report
 from training.cli_run import DeviceOption, run
 from training.modelfile import find_checkpoint
 from training.predict import Predictor
-from training.run import choose_run
+from training.runfolder import choose_run
 
 app = typer.Typer(
     help="Train, evaluate and use models of Multi-SSL and distillation.\n\nExample: training run --iter 2",

@@ -32,7 +32,7 @@ from training.evaltables import print_classes, print_evaluation, print_side_by_s
 from training.modelfile import choose_part, find_checkpoint, heard_rows, load_fitting, num_heard, own_predictions_file
 from training.predictions import write_predictions
 from training.probe import HeldOut, choose_model_parts, heard_warnings, probe_checkpoint
-from training.run import recorded_store
+from training.runfolder import recorded_store
 from training.splits import Split
 
 StoreOption = Annotated[

@@ -11,17 +11,22 @@ from featurestore.device import choose_device
 from featurestore.store import Store
 from ingest.layout import choose_store
 from manifests.errors import InputError
-from training.ablations import Ablation, load_table, read_paper, run_table, write_table
+from training.ablations import Ablation, load_table, read_paper, run_table
 from training.cli_run import DeviceOption, SetOption, StoresOption
 from training.config import load_config
 from training.distributed import is_first, process_group
-from training.experiment import choose_folds, main_figure
+from training.experiment import Keep, choose_folds, value_of
 from training.finetune import SUMMARY_FILE, Finetuned, starting_from
 from training.finetune import finetune as finetune_model
+from training.tabletext import write_table
 
 FoldsOption = Annotated[str | None, typer.Option(help="all, or like 1,3. Default: what a run holds out by itself.")]
 FolderOption = Annotated[Path | None, typer.Option("--run", help="The folder of all its runs. Default: in ./runs.")]
 SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds, from the preset's on.")]
+KeepOption = Annotated[
+    Keep,
+    typer.Option(help="Checkpoints of finished runs: all, the last (the last iteration's model), or none of them."),
+]
 
 
 def finetune(
@@ -30,6 +35,7 @@ def finetune(
     changes: SetOption = None,
     folds: FoldsOption = None,
     seeds: SeedsOption = 1,
+    keep: KeepOption = "all",
     folder: FolderOption = None,
     stores: StoresOption = None,
     device: DeviceOption = "auto",
@@ -42,9 +48,10 @@ def finetune(
     """
     addresses = [choose_store(store) for store in stores] if stores else [choose_store(None)]
     target = folder or Path("runs") / f"{addresses[0].name}-{Path(preset).stem}"
-    config = starting_from(load_config(preset, changes), source)
+    config = starting_from(source, preset, changes or [])
     with process_group(choose_device(device)) as chosen:
-        result = finetune_model(config, [Store(address) for address in addresses], target, chosen, folds, seeds)
+        opened = [Store(address) for address in addresses]
+        result = finetune_model(config, opened, target, chosen, folds=folds, num_seeds=seeds, keep=keep)
         if is_first():
             _print_finetuned(result)
             print(f"all figures: {target / SUMMARY_FILE}")
@@ -53,10 +60,15 @@ def finetune(
 def _print_finetuned(result: Finetuned) -> None:
     table = Table("run", result.figure, "clips evaluated")
     for name, evaluation in result.by_trial.items():
-        table.add_row(name, f"{main_figure(evaluation):.1%}", f"{evaluation.num_evaluated} of {evaluation.num_listed}")
+        table.add_row(
+            name, f"{value_of(evaluation, result.figure):.1%}", f"{evaluation.num_evaluated} of {evaluation.num_listed}"
+        )
     table.add_section()
-    table.add_row("mean ± standard deviation", str(result.spread), f"{result.spread.num} runs")
+    num = result.spread.num
+    table.add_row("mean ± standard deviation", str(result.spread), f"{num} {'run' if num == 1 else 'runs'}")
     Console().print(table)
+    for part, heard in result.heard.items():
+        print(f"beware: the model that it starts from heard {part} before: {heard}")
 
 
 def ablate(
@@ -71,6 +83,7 @@ def ablate(
     paper: Annotated[
         Path | None, typer.Option(help="The paper's figures, a CSV: table,row,dataset,metric,value.")
     ] = None,
+    keep: KeepOption = "all",
     folder: FolderOption = None,
     stores: StoresOption = None,
     device: DeviceOption = "auto",
@@ -83,28 +96,22 @@ def ablate(
     """
     addresses = [choose_store(store) for store in stores] if stores else [choose_store(None)]
     target = folder or Path("runs") / f"{addresses[0].name}-table{number}"
-    table, theirs = load_table(number), read_paper(paper, number)
+    table = load_table(number)
+    theirs, values, first = read_paper(paper, number, table), _pairs(given or []), load_config(preset, changes).seed
     with process_group(choose_device(device)) as chosen:
         opened = [Store(address) for address in addresses]
-        first = load_config(preset, changes).seed
-        ablation = Ablation(
-            preset, changes or [], _pairs(given or []), choose_folds(opened[0], folds), range(first, first + seeds)
-        )
-        results = run_table(table, ablation, opened, target, chosen, theirs)
+        places, numbers = choose_folds(opened[0], folds), range(first, first + seeds)
+        ablation = Ablation(preset, changes or [], values, places, numbers, keep)
+        results = run_table(table, ablation, opened, target, chosen)
         if is_first():
-            about = {
-                "data set": ", ".join(f"{store.file.dataset} ({len(store)} clips)" for store in opened),
-                "preset": " ".join([preset, *(changes or [])]),
-                "folds": folds or "the default",
-                "seeds": seeds,
-            }
-            print(write_table(table, number, results, about, target))
-            print(f"written to {target / f'table{number}.md'}")
+            print()
+            print(write_table(number, table, results, ablation, opened, theirs, target))
+            print(f"written to {target / f'table{number}.md'} and {target / f'table{number}.json'}")
 
 
 def _pairs(given: list[str]) -> dict[str, str]:
     """NAME=VALUE by name."""
     for text in given:
-        if "=" not in text:
+        if not text.partition("=")[2] or text.startswith("="):
             raise InputError(f"--with {text!r} is not of the form NAME=VALUE, like image=vit.safetensors")
     return dict(text.split("=", 1) for text in given)

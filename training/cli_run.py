@@ -11,10 +11,12 @@ from rich.table import Table
 from featurestore.device import choose_device
 from ingest.layout import choose_store
 from training.config import load_config
-from training.distributed import is_first, process_group
+from training.distributed import is_first, on_first, process_group
+from training.experiment import check_start
 from training.iterations import IterationResult, run_iterations
 from training.loop import LAST
-from training.run import open_recorded_snapshots, open_run
+from training.run import open_run
+from training.runfolder import CONFIG_FILE, open_recorded_snapshots
 
 StoresOption = Annotated[
     list[str] | None,
@@ -72,6 +74,8 @@ def run(
         shortened = [f"{key}={json.dumps(value)}" for key, value in shortcuts.items() if value is not None]
         config = load_config(name, [*(changes or []), *shortened])
         target = folder or Path("runs") / f"{addresses[0].name}-{Path(name).stem}"
+        if not (target / CONFIG_FILE).exists():
+            on_first(lambda: check_start(config))
         with open_run(open_recorded_snapshots(target, addresses), config, target, chosen) as training_run:
             if is_first():
                 print(
@@ -96,7 +100,8 @@ def _print_results(results: list[IterationResult], folder: Path) -> None:
     for result in results:
         figures = result.evaluation
         if figures is None:
-            table.add_row(str(result.iteration), result.teacher or "none", "", "", "nothing held out")
+            why = "no labels learned" if result.checkpoint is None else "nothing held out"
+            table.add_row(str(result.iteration), result.teacher or "none", "", "", why)
             continue
         table.add_row(
             str(result.iteration),

@@ -103,6 +103,11 @@ class MultiSSLConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     proportions: tuple[Proportion, ...] | None = None  # of several stores in the batches; None: by their clips
 
+    @property
+    def compares(self) -> bool:
+        """Whether a loss compares a view with the raw one, which has to be encoded then."""
+        return self.feature_mse or self.feature_kl or self.contrast
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> "MultiSSLConfig":
         if not (self.intra or self.inter):
@@ -179,7 +184,9 @@ def load_config(preset: str, changes: list[str] | None = None) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"configuration of {preset}: {where}: {first['msg']} (value: {first['input']!r})") from error
+        # A rule about several keys names them itself, and its value would be all of them.
+        value = "" if isinstance(first["input"], dict) else f" (value: {first['input']!r})"
+        raise InputError(f"configuration of {preset}: {where}{': ' if where else ''}{first['msg']}{value}") from error
 
 
 def _read_preset(preset: str) -> dict[str, Any]:

@@ -11,36 +11,64 @@ from featurestore.store import Store
 from ingest.atomic import atomic_write
 from manifests.errors import InputError
 from training.checkpoint import load_checkpoint
-from training.config import ModelConfig, RunConfig
+from training.config import ModelConfig, RunConfig, load_config
+from training.distributed import on_first
 from training.evaluate import Evaluation
-from training.experiment import Spread, Trial, choose_folds, main_figure, run_trial, spread_of
+from training.experiment import (
+    Figure,
+    Keep,
+    Spread,
+    Trial,
+    check_trials,
+    choose_figure,
+    choose_folds,
+    run_trial,
+    spread_of,
+    value_of,
+)
 from training.iterations import RANDOM
-from training.modelfile import find_checkpoint
+from training.model.pretrained import TIMM
+from training.modelfile import find_checkpoint, num_heard
+from training.splits import choose_split
 
 SUMMARY_FILE = "summary.json"
+# What a model of ours takes from the preset: its weights fit either way.
+FREE_SIZES = ("num_frames", "recompute")
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The figures by the trial's name (foldF-seedS), and their mean and spread."""
+    """The figures by the trial's place (foldF-seedS), and their mean and spread."""
 
     by_trial: dict[str, Evaluation]
-    figure: str  # accuracy or mAP
+    figure: Figure
     spread: Spread
+    heard: dict[str, str]  # by held-out part: how many of its clips the model was trained on before, where on any
 
 
-def starting_from(config: RunConfig, source: str) -> RunConfig:
-    """The configuration that starts from `source`: random, timm:NAME, a run, a checkpoint of ours, or another file.
+def starting_from(source: str, preset: str, changes: Sequence[str] = ()) -> RunConfig:
+    """The preset's configuration, to start from `source`: random, timm:NAME, a run, a checkpoint of ours, another file.
 
     A model of ours keeps its sizes, but for the frames that it takes: its positions are resampled to the preset's.
+    Raises InputError for a source that isn't there, and for changes of sizes that a checkpoint has already.
     """
-    if source == RANDOM or source.startswith("timm:"):
+    config = load_config(preset, [*changes])
+    if source == RANDOM or source.startswith(f"{TIMM}:"):
         return config.model_copy(update={"initialise": source})
     path = find_checkpoint(Path(source), either_stage=True)
-    model = config.model
+    if not path.is_file():
+        raise InputError(
+            f"there is no model {source}{'' if Path(source) == path else f' (no {path})'}; expected a run's folder, a "
+            f"checkpoint, a file of weights, {TIMM}:NAME, or {RANDOM}"
+        )
     ours = _model_of(path)
-    if ours is not None:
-        model = ours.model_copy(update={"num_frames": model.num_frames, "recompute": model.recompute})
+    if ours is None:
+        return config.model_copy(update={"initialise": str(path)})
+    for change in changes:
+        section, _, key = change.partition("=")[0].strip().partition(".")
+        if section == "model" and key not in FREE_SIZES:
+            raise InputError(f"--set {change}: the model's sizes are those of {path}; leave it out")
+    model = ours.model_copy(update={name: getattr(config.model, name) for name in FREE_SIZES})
     return config.model_copy(update={"initialise": str(path), "model": model})
 
 
@@ -53,27 +81,60 @@ def _model_of(path: Path) -> ModelConfig | None:
 
 
 def finetune(
-    config: RunConfig, stores: Sequence[Store], folder: Path, device: torch.device, folds: str | None, num_seeds: int
+    config: RunConfig,
+    stores: Sequence[Store],
+    folder: Path,
+    device: torch.device,
+    *,
+    folds: str | None = None,
+    num_seeds: int = 1,
+    keep: Keep = "all",
 ) -> Finetuned:
-    """Trains on each fold from each seed, and keeps a summary; what is done already is read."""
+    """Trains on each fold from each seed, and keeps a summary; what is done already is read.
+
+    `folds` as :func:`training.experiment.choose_folds` takes them. All that can be refused is refused first.
+    """
+    # By seed first: one that is stopped has whole seeds of all folds.
     trials = [
         Trial(".", config).at(fold, config.seed + number)
-        for fold in choose_folds(stores[0], folds)
         for number in range(num_seeds)
+        for fold in choose_folds(stores[0], folds)
     ]
-    figures = {}
+    on_first(lambda: check_trials(trials, stores, folder))
+    by_trial = {trial.place: run_trial(trial, stores, folder, device, keep)[-1] for trial in trials}
+    figure = choose_figure(by_trial.values())
+    spread = spread_of([value_of(found, figure) for found in by_trial.values()])
+    result = Finetuned(by_trial, figure, spread, _heard(config, trials, stores[0]))
+    on_first(lambda: _write_summary(result, config, stores, folder))
+    return result
+
+
+def _heard(config: RunConfig, trials: Sequence[Trial], store: Store) -> dict[str, str]:
+    """Of which held-out parts the model that is fine-tuned has heard clips: it may look too good there."""
+    try:
+        about = load_checkpoint(Path(config.initialise)).about
+    except InputError:
+        return {}  # of another origin, which nothing is known of, or of a finished experiment, and gone
+    found = {}
     for trial in trials:
-        (evaluation,) = run_trial(trial, stores, folder, device)
-        if evaluation is not None:
-            figures[Path(trial.name).name] = evaluation
-    spread = spread_of([main_figure(evaluation) for evaluation in figures.values()])
-    first = next(iter(figures.values()))
-    name = "mAP" if first.accuracy is None else "accuracy"
+        part = choose_split(store, trial.config.data, trial.config.seed)
+        if count := num_heard(about, store, part.held_out):
+            found[part.name] = f"{count} of its {len(part.held_out)} clips, {_how(about.stage)}"
+    return found
+
+
+def _how(stage: str) -> str:
+    return "without their labels" if stage == "multissl" else "with their labels"
+
+
+def _write_summary(result: Finetuned, config: RunConfig, stores: Sequence[Store], folder: Path) -> None:
     content = {
+        "stores": [str(store.location) for store in stores],
         "initialised": config.initialise,
-        "figure": name,
-        **asdict(spread),
-        "runs": {trial: evaluation.as_dict() for trial, evaluation in figures.items()},
+        "recipe": config.source,
+        "figure": result.figure,
+        **asdict(result.spread),
+        "heard": result.heard,
+        "runs": {place: evaluation.as_dict() for place, evaluation in result.by_trial.items()},
     }
     atomic_write(folder / SUMMARY_FILE, json.dumps(content, indent=1) + "\n")
-    return Finetuned(figures, name, spread)

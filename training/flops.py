@@ -51,8 +51,8 @@ def multissl_flops(model: ModelConfig, config: MultiSSLConfig, batch_size: int, 
     num_views = config.intra + config.inter
     tokens = batch_size * num_patches
     costs = [
-        _first("embedding", _linear((1 + config.intra) * tokens, patch_dim, model.width)),
-        _aft(model, (1 + num_views) * batch_size),
+        _first("embedding", _linear((config.compares + config.intra) * tokens, patch_dim, model.width)),
+        _aft(model, (config.compares + num_views) * batch_size),
     ]
     if config.inter:
         costs += _mae(model, batch_size, num_patches - num_masked(num_patches, config.mask_ratio))
@@ -182,14 +182,14 @@ def multissl_memory(model: ModelConfig, config: MultiSSLConfig, batch_size: int,
     num_views = config.intra + config.inter
     pixels = model.grid.patch_dim * tokens
     # The inputs, their patches and the masked pixels; the embedding keeps its copies in bfloat16.
-    kept = pixels * (3 * FLOAT32_BYTES + (1 + config.intra) * (half if autocast else 0))
+    kept = pixels * (3 * FLOAT32_BYTES + (config.compares + config.intra) * (half if autocast else 0))
     # restoration keeps its error, the divergence two distributions a token
     losses = config.restore * pixels * FLOAT32_BYTES + config.feature_kl * 2 * tokens * width * FLOAT32_BYTES
     kept += num_views * (losses + (config.restore * tokens * width * half if autocast else 0))
     if config.inter:
         visible = batch_size * (model.grid.num_patches - num_masked(model.grid.num_patches, config.mask_ratio))
         kept += _kept(visible, model.mae_width, model.mae_num_heads, model.mae_depth, half)
-    kept += _aft_activations(model, (1 + num_views) * tokens, half)
+    kept += _aft_activations(model, (config.compares + num_views) * tokens, half)
     return _memory(multissl_parameters(model), kept, autocast=autocast)
 
 

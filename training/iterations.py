@@ -6,7 +6,6 @@ from pathlib import Path
 
 from featurestore.build import build_teacher
 from featurestore.teachercache import TeacherCache
-from ingest.atomic import atomic_write
 from ingest.sourcefile import file_sha256
 from manifests.errors import InputError
 from training.checkpoint import Stage, load_checkpoint
@@ -14,7 +13,7 @@ from training.distributed import is_first, on_first
 from training.evaluate import Evaluation
 from training.loop import LAST, train_stage
 from training.model.aft import AudioFeatureTransformer
-from training.model.initialise import initialise_aft
+from training.model.initialise import Initialised, initialise_aft
 from training.predictions import FILE_NAME, Origin, write_predictions
 from training.run import NO_TEACHER, OWN_TEACHER, Run
 from training.sources import open_teachers
@@ -27,8 +26,10 @@ from training.stages import (
     new_multissl_network,
     new_student,
     stage_folder,
+    stage_name,
 )
 from training.teacher import load_checkpoint_teacher
+from training.written import write_json, writing
 
 EVAL_FILE, INITIALISED_FILE = "eval.json", "initialised.json"
 RANDOM = "random"
@@ -77,7 +78,7 @@ def _iterate(run: Run, iteration: int, previous: _Models) -> tuple[_Models, Iter
     start = previous.student if multissl is None else multissl
     student, evaluation = _distill_stage(run, iteration, start, caches)
     content = {"teacher": teacher_name, **(NOT_EVALUATED if evaluation is None else evaluation.as_dict())}
-    on_first(lambda: atomic_write(done, json.dumps(content, indent=1) + "\n"))
+    on_first(lambda: write_json(done, content))
     return _Models(multissl, student), IterationResult(
         iteration, teacher_name, last_checkpoint(run, iteration), evaluation
     )
@@ -88,13 +89,34 @@ def _read_iteration(run: Run, iteration: int, done: Path) -> tuple[_Models, Iter
         content = json.loads(done.read_bytes())
         teacher_name = content.pop("teacher")
         evaluation = None if content == NOT_EVALUATED else Evaluation(**content)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"{done} is damaged ({error}); delete it to have the iteration evaluated again") from error
     has_multissl = run.num_steps(run.config.multissl.optimiser) > 0
-    multissl = load_checkpoint(last_checkpoint(run, iteration, "multissl")).network if has_multissl else None
-    path = last_checkpoint(run, iteration)
-    student = load_checkpoint(path).network
-    return _Models(multissl, student), IterationResult(iteration, teacher_name, path, evaluation)
+    multissl = _read_stage(run, iteration, "multissl") if has_multissl else None
+    student = _read_stage(run, iteration, "distill")
+    return _Models(multissl, student), IterationResult(
+        iteration, teacher_name, last_checkpoint(run, iteration), evaluation
+    )
+
+
+def _read_stage(run: Run, iteration: int, stage: Stage) -> Weights:
+    """The network of a finished stage. Raises InputError when its last checkpoint is another's, or half-way."""
+    path = last_checkpoint(run, iteration, stage)
+    checkpoint = load_checkpoint(path)
+    about = checkpoint.about
+    if (about.stage, about.iteration, about.model, about.store_fingerprint, about.finished) != (
+        stage,
+        iteration,
+        run.config.model,
+        run.store.snapshot.fingerprint,
+        True,
+    ):
+        raise InputError(
+            f"{path} is of step {about.step} of {about.num_steps} of iter{about.iteration}/{about.stage}, or of "
+            f"another model or store; expected the end of {stage_name(iteration, stage)}: put it back, or choose "
+            "another --run folder"
+        )
+    return checkpoint.network
 
 
 def last_checkpoint(run: Run, iteration: int, stage: Stage = "distill") -> Path:
@@ -107,7 +129,7 @@ def _multissl_stage(run: Run, iteration: int, previous: _Models) -> Weights | No
     if run.num_steps(run.config.multissl.optimiser) == 0:
         return None
     network = new_multissl_network(run, iteration)
-    if iteration == 1:
+    if iteration == 1 and not last_checkpoint(run, iteration, "multissl").exists():
         _initialise(run, network.aft)
     if previous.multissl is not None:
         network.load_state_dict(previous.multissl)
@@ -123,7 +145,7 @@ def _distill_stage(
     student = new_student(run, iteration, caches)
     if start is not None:
         student.aft.load_state_dict(aft_weights(start))
-    elif iteration == 1:
+    elif iteration == 1 and not last_checkpoint(run, iteration).exists():
         _initialise(run, student.aft)
     held_out = HeldOut(run) if run.can_evaluate else None
     plan = distill_plan(run, iteration, student, caches, held_out)
@@ -142,25 +164,38 @@ def _keep_predictions(run: Run, iteration: int, held_out: HeldOut) -> None:
     if held_out.predictions is not None:
         path = last_checkpoint(run, iteration)
         origin = Origin(file_sha256(path), run.store.snapshot.fingerprint)
-        write_predictions(path.parent.parent / FILE_NAME, held_out.predictions, origin)
+        predictions = path.parent.parent / FILE_NAME
+        with writing(predictions):
+            write_predictions(predictions, held_out.predictions, origin)
 
 
 def _initialise(run: Run, aft: AudioFeatureTransformer) -> None:
-    """Gives the first iteration's AFT the weights that the configuration names, and keeps what was taken from where."""
+    """Gives the first iteration's AFT the weights that the configuration names, and keeps what was taken from where.
+
+    Not asked for once there is a checkpoint, whose weights replace them: the file may then be gone.
+    """
     source = run.config.initialise
     if source == RANDOM:
         return
     done = initialise_aft(aft, source)
-    path = run.folder / INITIALISED_FILE
-    content = json.dumps(done.as_dict(), indent=1) + "\n"
-    if path.exists() and json.loads(path.read_bytes())["sha256"] != done.sha256:
-        raise InputError(
-            f"{source} is another file than the one that {run.folder} was initialised from; put that back, or choose "
-            "another folder with --run"
-        )
-    on_first(lambda: atomic_write(path, content))
+    on_first(lambda: _keep_initialised(run, done))
     if is_first():
         print(f"initialised from {done}")
+
+
+def _keep_initialised(run: Run, done: Initialised) -> None:
+    path = run.folder / INITIALISED_FILE
+    if path.exists():
+        try:
+            known = json.loads(path.read_bytes())["sha256"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({error}); delete it to initialise from {done.source} anew") from error
+        if known != done.sha256:
+            raise InputError(
+                f"{done.source} is another file than the one that {run.folder} was initialised from; put that back, or "
+                "choose another folder with --run"
+            )
+    write_json(path, done.as_dict())
 
 
 def _teacher_name(run: Run, iteration: int) -> str | None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from featurestore.batches import Batch
 from featurestore.loader import MixedLoader
 from ingest.progress import ProgressDisplay
-from manifests.errors import InputError
+from manifests.errors import InputError, first_line
 from training.augment import Augmentation
 from training.checkpoint import About, Checkpoint, load_checkpoint, save_checkpoint
 from training.config import OptimiserConfig
@@ -106,27 +107,40 @@ class _Trainer:
         self._optimiser = make_optimiser(plan.network, plan.optimiser, plan.peak_lr, machine.device)
 
     def resume(self) -> About:
-        """Loads the last checkpoint into network and optimiser; without one, the state before the first step."""
+        """Loads the last checkpoint into network and optimiser; without one, the state before the first step.
+
+        Raises InputError when it is not this stage's, or lacks what it takes to go on.
+        """
         path, plan = self._folder / LAST, self._plan
         if not path.exists():
             return plan.about
         checkpoint = load_checkpoint(path, self._machine.device)
-        unchanged = {"step": 0, "best": None}
-        if checkpoint.about.model_copy(update=unchanged) != plan.about.model_copy(update=unchanged):
+        about, unchanged = checkpoint.about, {"step": 0, "best": None}
+        if about.model_copy(update=unchanged) != plan.about.model_copy(update=unchanged):
             raise InputError(f"{path} belongs to another configuration or store; choose another --run folder")
-        self.whole.load(checkpoint.network)
-        if checkpoint.optimiser is not None:
-            load_optimiser_state(self._optimiser, checkpoint.optimiser)
-        return checkpoint.about
+        if checkpoint.optimiser is None and not about.finished:
+            raise InputError(
+                f"{path} is of step {about.step} of {about.num_steps} and has no optimiser's state, like a {BEST}, so "
+                f"that training can't go on from it; put {LAST} back, or delete it to train the stage anew"
+            )
+        try:
+            self.whole.load(checkpoint.network)
+            if checkpoint.optimiser is not None:
+                load_optimiser_state(self._optimiser, checkpoint.optimiser)
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{path} has other weights than this version's network ({first_line(error)}); choose another --run "
+                "folder"
+            ) from error
+        return about
 
     def train(self, about: About, log: MetricsLog | NoLog, shown: ProgressDisplay | None) -> About:
         """Trains from the step that `about` says to the last."""
         num_steps, plan = about.num_steps, self._plan
         evaluate_every = -(-num_steps // EVALUATIONS_PER_STAGE)
-        watch = Watch(plan.name, log, world_size())
-        batches = host_batches(
-            watch.timed(plan.loader.batches(about.step, num_steps - about.step)), self._machine.device
-        )
+        watch = Watch(plan.name, log, world_size(), self._batch_of)
+        wanted = plan.loader.batches(about.step, num_steps - about.step)
+        batches = watch.timed(host_batches(wanted, self._machine.device))
         for step, batch in enumerate(batches, start=about.step + 1):
             evaluated = step % evaluate_every == 0 or step == num_steps
             self._step(step, num_steps, batch, watch, look_closer=evaluated)
@@ -141,6 +155,11 @@ class _Trainer:
                 about = self._keep_best(about, step, log, watch) if evaluated else about
                 self._save(about, watch)
         return about
+
+    def _batch_of(self, step: int) -> Batch:
+        """The batch of a step, once more; `step` counts from 1."""
+        (batch,) = self._plan.loader.batches(step - 1, 1)
+        return batch
 
     def _step(self, step: int, num_steps: int, batch: HostBatch, watch: Watch, *, look_closer: bool) -> None:
         """One optimiser step; `step` counts from 1."""
@@ -161,16 +180,19 @@ class _Trainer:
         if self._machine.parallel == "fsdp" and world_size() > 1:
             return {}  # whose weights are only whole inside a pass
         masks = generator_for(self._plan.seed, self._plan.name, step, "masks", device=self._machine.device)
-        with torch.autocast(
-            self._machine.device.type, self._machine.autocast, enabled=self._machine.autocast is not None
-        ):
+        # Compiled blocks give their buffers away in the first of several backward passes.
+        with self._autocast(), torch.compiler.set_stance("force_eager"):
             return norms_by_term(self._bare(inputs, masks), self._plan.network)
+
+    def _autocast(self) -> torch.autocast:
+        machine = self._machine
+        return torch.autocast(machine.device.type, machine.autocast, enabled=machine.autocast is not None)
 
     def _backward(self, inputs: Inputs, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses, and their gradients in the network."""
-        machine, plan = self._machine, self._plan
+        plan = self._plan
         try:
-            with torch.autocast(machine.device.type, machine.autocast, enabled=machine.autocast is not None):
+            with self._autocast():
                 terms: dict[str, Tensor] = self._module(inputs, generator)
             self._optimiser.zero_grad()
             terms["loss"].backward()  # type: ignore[no-untyped-call]

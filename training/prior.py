@@ -13,4 +13,5 @@ def saliency(gradient_magnitude: Tensor) -> Tensor:
     mean = gradient_magnitude.mean(1, keepdim=True)
     variance = gradient_magnitude.var(1, keepdim=True, correction=0)
     deviation = (gradient_magnitude - mean).square()
-    return torch.where(variance > 0, torch.exp(-deviation / variance.clamp(min=torch.finfo(variance.dtype).tiny)), 1.0)
+    # Not "where it is greater": what isn't finite must show in the loss.
+    return torch.where(variance == 0, 1.0, torch.exp(-deviation / variance.clamp(min=torch.finfo(variance.dtype).tiny)))

@@ -1,7 +1,7 @@
 """What a run trains on: clips of one store or of several, their teachers' caches, and the batches of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,8 @@ def open_teachers(sources: Sequence[Source], name: str) -> list[TeacherCache]:
 def multissl_loader(sources: Sequence[Source], config: MultiSSLConfig, seed: int) -> MixedLoader:
     """The batches of a Multi-SSL stage: of this process, of all stores."""
     parts = [
-        Part(Member(source.store), _order(source, seed + place, balanced=False)) for place, source in enumerate(sources)
+        Part(_member(sources, place), _order(source, seed + place, balanced=False))
+        for place, source in enumerate(sources)
     ]
     return _mixed(parts, sources, config.proportions, config.optimiser.batch_size, seed)
 
@@ -81,29 +82,47 @@ def distill_loader(
     sources: Sequence[Source], config: DistillConfig, caches: Sequence[TeacherCache], seed: int
 ) -> MixedLoader:
     """The batches of a distillation stage; labels in the columns of the first store, which others may lack."""
-    vocabulary = sources[0].store.file.vocabulary
     parts = []
     for place, source in enumerate(sources):
-        own = source.store.file.vocabulary.ids
-        columns = np.array([vocabulary.position.get(label, -1) for label in own], np.int64)
-        member = Member(
-            source.store,
+        member = replace(
+            _member(sources, place),
             teacher=caches[place] if caches else None,
             with_logits=bool(caches) and config.probability_weight > 0,
             views_seed=seed + place if config.views else None,
-            label_columns=columns if place else None,
-            num_labels=len(vocabulary),
         )
         # Balanced are the classes that are learned, which the first store has.
         parts.append(Part(member, _order(source, seed + place, balanced=config.balanced and place == 0)))
     return _mixed(parts, sources, config.proportions, config.optimiser.batch_size, seed)
 
 
+def _member(sources: Sequence[Source], place: int) -> Member:
+    """A store's part of the batches, its labels joined by id to those of the first store."""
+    store, vocabulary = sources[place].store, sources[0].store.file.vocabulary
+    if place == 0:
+        return Member(store)
+    columns = np.array([vocabulary.position.get(label, -1) for label in store.file.vocabulary.ids], np.int64)
+    return Member(store, label_columns=columns, num_labels=len(vocabulary))
+
+
+def is_multi_label(sources: Sequence[Source]) -> bool:
+    """Whether some clip has more than one of the first store's labels."""
+    if sources[0].store.is_multi_label:
+        return True
+    for place, source in enumerate(sources[1:], start=1):
+        columns = _member(sources, place).label_columns
+        owners, labels = source.store.label_pairs(source.rows)
+        known = owners if columns is None else owners[columns[labels] >= 0]
+        if len(known) and int(np.bincount(known).max()) > 1:
+            return True
+    return False
+
+
 def _order(source: Source, seed: int, *, balanced: bool) -> Order:
     store, rows = source.store, source.rows
     shards, snapshot = store.shard_of(rows), store.snapshot.number
     if balanced:
-        return BalancedOrder(rows, shards, class_weights(store.labels(rows)), snapshot=snapshot, seed=seed)
+        weights = class_weights(*store.label_pairs(rows), len(rows), store.num_classes)
+        return BalancedOrder(rows, shards, weights, snapshot=snapshot, seed=seed)
     return ClipOrder(rows, shards, snapshot=snapshot, seed=seed)
 
 
@@ -125,6 +144,6 @@ def check_proportions(sources: Sequence[Source], *given: Sequence[float] | None)
     for proportions in given:
         if proportions is not None and len(proportions) != len(sources):
             raise InputError(
-                f"there are {len(proportions)} proportions for {len(sources)} stores; give one a store, in the order "
-                "of --store"
+                f"the numbers of proportions ({len(proportions)}) and stores ({len(sources)}) differ; give one a "
+                "store, in the order of --store"
             )

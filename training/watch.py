@@ -1,20 +1,24 @@
 """What is measured of a stage's steps: losses read late, refused when they aren't finite, and logged."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featurestore.batches import Batch
 from manifests.errors import InputError
 from training.distributed import gather_objects, mean_over_ranks
+from training.hostbatch import HostBatch
 from training.log import MetricsLog, NoLog
 
 # Losses stay on the device until so many steps are done: reading one makes the host wait for the device.
 STEPS_PER_FLUSH = 10
-GRADIENT_NORM = "gradient_norm"
+GRADIENT_NORM, FEATURE_SPREAD = "gradient_norm", "feature_spread"
+MAX_KEYS_TOLD = 8
 
 
 @dataclass(frozen=True)
@@ -27,17 +31,18 @@ class _Step:
 
 @dataclass
 class Watch:
-    """Steps whose losses have not been read yet, and the time that they took."""
+    """Steps whose losses have not been read yet, and the time that they took. `batch_of` reads a step's batch again."""
 
     stage: str
     log: MetricsLog | NoLog
     num_ranks: int
+    batch_of: Callable[[int], Batch]
     steps: list[_Step] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     waited_s: float = 0.0
     recent_loss: list[float] = field(default_factory=list)  # since the last evaluation or checkpoint
 
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def timed(self, batches: Iterator[HostBatch]) -> Iterator[HostBatch]:
         """Counts the time in which the loop waits for data."""
         while True:
             started = time.perf_counter()
@@ -92,18 +97,52 @@ class Watch:
         return sum(self.recent_loss) / len(self.recent_loss)
 
     def _refuse_non_finite(self, entry: _Step, values: dict[str, float], own: Tensor) -> None:
-        guilty = [name for name, value in values.items() if not abs(value) < float("inf")]
+        guilty = _guilty([name for name, value in values.items() if not abs(value) < float("inf")])
         if not guilty:
             return
-        terms = [name for name in guilty if name not in ("loss", GRADIENT_NORM)] or guilty
         # Of the ranks, those whose own values are not finite held the clips.
-        held = gather_objects([] if bool(own.isfinite().all()) else entry.keys)
+        is_mine = not bool(own.isfinite().all())
+        held = gather_objects(entry.keys if is_mine else [])
+        damaged = gather_objects(damaged_clips(self.batch_of(entry.step)) if is_mine else [])
         keys = [key for part in held for key in part] or entry.keys
+        found = [clip for part in damaged for clip in part]
         raise InputError(
-            f"{self.stage}, step {entry.step}: {', '.join(terms)} is not finite; the batch held "
-            f"{', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}. The last good checkpoint is kept; check the "
-            "clips with `featurestore verify`, or lower the learning rate"
+            f"{self.stage}, step {entry.step}: {', '.join(guilty)} is not finite; the batch held {_some(keys)}. "
+            + (
+                f"Not finite are {_some(found)}: `featurestore verify` says what is damaged, and `featurestore repair` "
+                "mends it. "
+                if found
+                else "All of its clips' values are finite, so the steps are too long: lower the peak_lr or "
+                "max_gradient_norm, in another --run folder. "
+            )
+            + "The last good checkpoint is kept"
         )
+
+
+def _guilty(names: list[str]) -> list[str]:
+    """Of the figures that are not finite the losses; where these are, the gradients' norms."""
+    terms = [name for name in names if not name.startswith(("loss", GRADIENT_NORM, FEATURE_SPREAD))]
+    norms = [name for name in names if name.startswith(f"{GRADIENT_NORM}/")]
+    return terms or norms or names
+
+
+def damaged_clips(batch: Batch) -> list[str]:
+    """The clips with a value that is not finite, and what of them it is: "KEY's fbank".
+
+    A teacher's row may lack values: it is left out of the losses.
+    """
+    parts: dict[str, NDArray[Any]] = {"fbank": batch.fbank, "HOG": batch.hog, "labels": batch.labels}
+    whole = {name: np.isfinite(values).reshape(len(values), -1).all(1) for name, values in parts.items()}
+    return [
+        f"{key}'s {name}"
+        for name, rows in whole.items()
+        for key, fine in zip(batch.keys, rows, strict=True)
+        if not fine
+    ]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:MAX_KEYS_TOLD]) + (" ..." if len(names) > MAX_KEYS_TOLD else "")
 
 
 def norms_by_term(terms: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

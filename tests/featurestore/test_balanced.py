@@ -10,10 +10,10 @@ from featurestore.balanced import VISITS_PER_EPOCH, BalancedOrder, class_weights
 
 def test_weights_by_hand() -> None:
     # Label 0 on three clips, label 1 on one; the last clip has none.
-    labels = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], np.float32)
+    owners, labels = np.array([0, 1, 2, 2]), np.array([0, 0, 0, 1], np.int32)
     by_hand = np.array([1 / 3, 1 / 3, 1 / 3 + 1, (1 / 3 + 1 / 3 + 4 / 3) / 3])
-    np.testing.assert_allclose(class_weights(labels), by_hand / by_hand.mean())
-    assert (class_weights(np.zeros((3, 2), np.float32)) == 1).all()
+    np.testing.assert_allclose(class_weights(owners, labels, 4, 2), by_hand / by_hand.mean())
+    assert (class_weights(owners[:0], labels[:0], 3, 2) == 1).all()
 
 
 @given(arrays(np.float64, st.integers(1, 60), elements=st.floats(0.01, 10)), st.integers(0, 5), st.integers(0, 3))

@@ -71,7 +71,7 @@ def test_the_run_folder(at_home: Path) -> None:
 def test_a_place_that_fails_is_one_line(training: Command, at_home: Path, preset: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / ".lock").mkdir(parents=True)
     outcome = training("run", "--iter", "1", "--preset", preset, "--run", tmp_path / "run")
-    assert_error(outcome, rf"{tmp_path}/run/\.lock: Is a directory")
+    assert_error(outcome, rf"{tmp_path}/run/\.lock can't be written \(Is a directory\); see to that")
 
 
 def test_run_again(training: Command, at_home: Path, preset: Path) -> None:

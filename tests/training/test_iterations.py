@@ -28,7 +28,8 @@ from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import RunConfig, differences, load_config
 from training.iterations import IterationResult, run_iterations
 from training.loop import Machine, StagePlan
-from training.run import choose_machine, choose_run, open_run, read_config, recorded_store
+from training.run import choose_machine, open_run
+from training.runfolder import choose_run, read_config, recorded_store
 
 CPU = torch.device("cpu")
 STAGES = [f"iter{iteration}/{stage}" for iteration in (1, 2) for stage in ("multissl", "distill")]

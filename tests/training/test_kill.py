@@ -17,16 +17,39 @@ from training.checkpoint import load_checkpoint
 
 NUM_KILLS = 6
 STAGES = [f"iter{iteration}/{stage}" for iteration in (1, 2) for stage in ("multissl", "distill")]
+# Each time the run is killed when such a file is written and would now appear.
+CUTS = (
+    "config.json",
+    "iter1/multissl/best.pt",
+    "iter1/multissl/last.pt",
+    "metrics.jsonl",
+    "iter1/distill/best.pt",
+    "iter1/distill/last.pt",
+    "iter1/predictions.parquet",
+    "iter1/eval.json",
+    "iter2/multissl/last.pt",
+    "iter2/eval.json",
+)
 # Forks runs of the command from one interpreter that has imported all it needs: one to its end, whose time is taken,
-# one that is interrupted as by Ctrl-C, several that are killed at a random moment, and a last one to the end.
+# one that is interrupted as by Ctrl-C, several that are killed at a random moment, and a last one to the end; and in
+# another folder those that are killed at a file, and a last one.
 FORKED_RUNS = """
 import json, os, random, signal, sys, time
-import torch._dynamo, torch.utils.tensorboard
+from pathlib import Path
+import tensorboard.compat.proto.event_pb2, tensorboard.summary.writer.record_writer, torch._dynamo
 import training.cli
 
-def start(folder):
+replace = Path.replace
+
+def start(folder, cut=None):
+    def cut_off(temporary, path):
+        if cut is not None and str(path) == f"{folder}/run/{cut}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(temporary, path)
+
     child = os.fork()
     if child == 0:
+        Path.replace = cut_off
         store, run = f"{folder}/store", f"{folder}/run"
         sys.argv = ["training", "run", "--iter", "2", "--preset", sys.argv[1], "--store", store, "--run", run]
         training.cli.main()
@@ -49,7 +72,7 @@ def stop(folder, share, how):
     os.kill(child, how)
     return end(child)
 
-_, preset, clean, killed, num_kills = sys.argv
+_, preset, clean, killed, cut, num_kills, *cuts = sys.argv
 started = time.monotonic()
 codes = [end(start(clean))]
 longest_s = time.monotonic() - started
@@ -57,7 +80,8 @@ rng = random.Random(0)
 codes.append(stop(killed, 0.05, signal.SIGINT))
 kills = [stop(killed, share, signal.SIGKILL) for share in sorted(rng.uniform(0.0, 0.9) for _ in range(int(num_kills)))]
 codes.append(end(start(killed)))
-print(json.dumps({"codes": codes, "kills": kills}))
+cut_codes = [end(start(cut, name)) for name in (*cuts, None)]
+print(json.dumps({"codes": codes, "kills": kills, "cut_codes": cut_codes}))
 """
 
 
@@ -65,20 +89,24 @@ print(json.dumps({"codes": codes, "kills": kills}))
 class Outcome:
     clean: Path
     killed: Path
+    cut: Path
     codes: list[int]
     kills: list[int]
+    cut_codes: list[int]
     err: str
 
 
 @pytest.fixture(scope="module")
 def outcome(store: Store, preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    clean, killed = tmp_path_factory.mktemp("clean"), tmp_path_factory.mktemp("killed")
-    for folder in (clean, killed):
+    clean, killed, cut = (tmp_path_factory.mktemp(name) for name in ("clean", "killed", "cut"))
+    for folder in (clean, killed, cut):
         shutil.copytree(store.root, folder / "store")
-    script = [sys.executable, "-c", FORKED_RUNS, str(preset), str(clean), str(killed), str(NUM_KILLS)]
+    folders = [str(folder) for folder in (preset, clean, killed, cut)]
+    script = [sys.executable, "-c", FORKED_RUNS, *folders, str(NUM_KILLS), *CUTS]
     done = subprocess.run(script, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    return Outcome(clean / "run", killed / "run", told["codes"], told["kills"], done.stderr)
+    return Outcome(clean / "run", killed / "run", cut / "run", err=done.stderr, **told)
 
 
 def test_the_commands_end_as_they_should(outcome: Outcome) -> None:
@@ -88,20 +116,31 @@ def test_the_commands_end_as_they_should(outcome: Outcome) -> None:
     assert outcome.err.count("interrupted: what was finished is kept; run the same command again to go on") == 1
     assert outcome.kills.count(-9) >= 3
     assert set(outcome.kills) <= {-9, 0}
+    assert outcome.cut_codes == [*[-9] * len(CUTS), 0], outcome.err
 
 
-def test_the_loss_stream_is_the_same(outcome: Outcome, read_stream: Callable[[Path], list[dict[str, Any]]]) -> None:
-    assert read_stream(outcome.killed) == read_stream(outcome.clean)
+@pytest.mark.parametrize("how", ["killed", "cut"])
+def test_the_loss_stream_is_the_same(
+    outcome: Outcome, how: str, read_stream: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    assert read_stream(getattr(outcome, how)) == read_stream(outcome.clean)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_weights_are_the_same(outcome: Outcome, stage: str) -> None:
-    one, other = (load_checkpoint(run / stage / "last.pt").network for run in (outcome.killed, outcome.clean))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+@pytest.mark.parametrize("how", ["killed", "cut"])
+def test_the_weights_are_the_same(outcome: Outcome, how: str, stage: str) -> None:
+    for name in ("last.pt", "best.pt"):
+        one, other = (load_checkpoint(run / stage / name) for run in (getattr(outcome, how), outcome.clean))
+        assert one.about == other.about
+        assert one.network.keys() == other.network.keys()
+        assert all(torch.equal(weight, other.network[key]) for key, weight in one.network.items())
 
 
-def test_the_figures_are_the_same(outcome: Outcome) -> None:
+@pytest.mark.parametrize("how", ["killed", "cut"])
+def test_the_figures_are_the_same(outcome: Outcome, how: str) -> None:
+    run: Path = getattr(outcome, how)
     for iteration in (1, 2):
-        path = f"iter{iteration}/eval.json"
-        assert (outcome.killed / path).read_text() == (outcome.clean / path).read_text()
+        for name in ("eval.json", "predictions.parquet"):
+            path = f"iter{iteration}/{name}"
+            assert (run / path).read_bytes() == (outcome.clean / path).read_bytes()
+    assert list(run.rglob("*.partial")) == []

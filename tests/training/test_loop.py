@@ -197,15 +197,19 @@ def test_interrupted_again_and_again(multissl: MakePlan, tmp_path: Path, read_st
     assert read_stream(tmp_path / "run") == read_stream(tmp_path / "clean")
 
 
-def test_the_best_of_an_interrupted_stage(multissl: MakePlan, tmp_path: Path) -> None:
-    for run, call in (("clean", 0), ("run", 6)):
-        plan = multissl(checkpoint_every_steps=2)
+@pytest.mark.parametrize("checkpoint_every_steps", [2, 4])
+def test_the_best_of_an_interrupted_stage(multissl: MakePlan, tmp_path: Path, checkpoint_every_steps: int) -> None:
+    """Evaluated after each third step of 13, and saved between, wherever it is interrupted."""
+    whole = []
+    for call in (0, 3, 6, 8, 13):
+        run = tmp_path / str(call)
+        plan = multissl(checkpoint_every_steps=checkpoint_every_steps)
         if call:
             with pytest.raises(KeyboardInterrupt):
-                train_stage(stopped_at(plan, call), tmp_path / run, CPU)
-        train_stage(multissl(checkpoint_every_steps=2), tmp_path / run, CPU)
-    ends = [load_checkpoint(tmp_path / run / "iter1/multissl" / LAST).about for run in ("run", "clean")]
-    assert ends[0].best == ends[1].best
+                train_stage(stopped_at(plan, call), run, CPU)
+        train_stage(multissl(checkpoint_every_steps=checkpoint_every_steps), run, CPU)
+        whole.append([(run / "iter1/multissl" / name).read_bytes() for name in (LAST, BEST)])
+    assert all(files == whole[0] for files in whole[1:])
 
 
 def test_a_finished_stage_is_read(multissl: MakePlan, tmp_path: Path) -> None:

@@ -73,6 +73,20 @@ def test_a_switch_removes_its_terms_alone(switch: str, network: MultiSSLNetwork,
         torch.testing.assert_close(terms[term], whole[term], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("view", ["intra", "inter"])
+def test_restoration_alone_does_without_the_raw_view(view: str, network: MultiSSLNetwork, inputs: Inputs) -> None:
+    other = {"intra": "inter", "inter": "intra"}[view]
+    config = configured(feature_mse=False, feature_kl=False, contrast=False, **{other: False})
+    encoded = []
+    handle = network.aft.transformer.register_forward_pre_hook(lambda _, given: encoded.append(len(given[0])))
+    alone = multissl_losses(network, inputs, config, draw())
+    handle.remove()
+    assert encoded == [len(inputs.fbank)]
+    assert set(alone) - WATCHED == {f"{view}_restore"}
+    whole = multissl_losses(network, inputs, configured(), draw())
+    torch.testing.assert_close(alone["loss"], whole[f"{view}_restore"], rtol=1e-4, atol=1e-6)
+
+
 def test_one_batch_equals_three_passes(network: MultiSSLNetwork, inputs: Inputs) -> None:
     config, generator, aft = configured(), draw(), network.aft
     with torch.no_grad():

@@ -26,7 +26,7 @@ from training.model.networks import MultiSSLNetwork
 from training.model.patches import patchify, unpatchify
 from training.prior import saliency
 from training.report.read import RecordedRun
-from training.run import STORE_FILE, recorded_store
+from training.runfolder import STORE_FILE, recorded_store
 from training.seeds import generator_for
 from training.splits import choose_split
 

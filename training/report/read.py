@@ -17,7 +17,7 @@ from training.config import RunConfig
 from training.iterations import EVAL_FILE
 from training.log import METRICS_FILE
 from training.loop import LAST
-from training.run import CONFIG_FILE, ENVIRONMENT_FILE, STORE_FILE
+from training.runfolder import CONFIG_FILE, ENVIRONMENT_FILE, STORE_FILE
 
 STAGES = ("multissl", "distill")
 
