@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from featurestore.batches import Batch
 from manifests.errors import InputError
 from training.distributed import gather_objects, mean_over_ranks
 from training.hostbatch import HostBatch
