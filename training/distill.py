@@ -26,7 +26,7 @@ class Task:
 def distill_losses(network: Student, inputs: Inputs, config: DistillConfig, task: Task) -> dict[str, Tensor]:
     """The total "loss" = classify + gamma regress, equation (13), its terms by name, and the features' spread."""
     output = network(patchify(inputs.fbank, network.grid))
-    watched = {"feature_spread": losses.spread(output.pooled.detach())}
+    watched = {"feature_spread": losses.batch_spread(output.pooled)}
     classify = losses.classification(output.logits, _targets(inputs, config, task), one_label=task.one_label)
     if output.regressed is None or inputs.teacher is None:
         return {"loss": classify, "classify": classify, **watched}

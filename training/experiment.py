@@ -1,6 +1,5 @@
 """Many runs as one experiment: configurations by folds and seeds, each a run folder of its own, so that it goes on."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from manifests.errors import InputError
 from training.config import RunConfig
 from training.distributed import is_first, on_first
 from training.evaluate import Evaluation
-from training.iterations import EVAL_FILE, RANDOM, run_iterations
+from training.iterations import EVAL_FILE, RANDOM, read_evaluation, run_iterations
 from training.loop import LAST
 from training.model.aft import AudioFeatureTransformer
 from training.model.initialise import initialise_aft
@@ -140,7 +139,7 @@ def run_trial(
             _say(f"{trial.name}: {run.num_clips} clips to train on, {run.split.name} held out")
             run_iterations(run, trial.num_iterations)
         on_first(lambda: _delete_checkpoints(trial, run.folder, keep))
-        return on_first(lambda: [_read_evaluation(path) for path in _eval_files(trial, folder)])
+        return on_first(lambda: [_figures(path) for path in _eval_files(trial, folder)])
 
 
 def _say(text: str) -> None:
@@ -152,13 +151,11 @@ def _eval_files(trial: Trial, folder: Path) -> list[Path]:
     return [folder / trial.name / f"iter{number}" / EVAL_FILE for number in range(1, trial.num_iterations + 1)]
 
 
-def _read_evaluation(path: Path) -> Evaluation:
-    try:
-        content = json.loads(path.read_bytes())
-        del content["teacher"]
-        return Evaluation(**content)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it to have the iteration evaluated again") from error
+def _figures(path: Path) -> Evaluation:
+    _, evaluation = read_evaluation(path)
+    if evaluation is None:
+        raise InputError(f"{path} has no figures; delete it to have the iteration evaluated again")
+    return evaluation
 
 
 def _delete_checkpoints(trial: Trial, run: Path, keep: Keep) -> None:

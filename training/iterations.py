@@ -85,18 +85,26 @@ def _iterate(run: Run, iteration: int, previous: _Models) -> tuple[_Models, Iter
 
 
 def _read_iteration(run: Run, iteration: int, done: Path) -> tuple[_Models, IterationResult]:
-    try:
-        content = json.loads(done.read_bytes())
-        teacher_name = content.pop("teacher")
-        evaluation = None if content == NOT_EVALUATED else Evaluation(**content)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise InputError(f"{done} is damaged ({error}); delete it to have the iteration evaluated again") from error
+    teacher_name, evaluation = read_evaluation(done)
     has_multissl = run.num_steps(run.config.multissl.optimiser) > 0
     multissl = _read_stage(run, iteration, "multissl") if has_multissl else None
     student = _read_stage(run, iteration, "distill")
     return _Models(multissl, student), IterationResult(
         iteration, teacher_name, last_checkpoint(run, iteration), evaluation
     )
+
+
+def read_evaluation(path: Path) -> tuple[str | None, Evaluation | None]:
+    """A finished iteration's teacher and figures, None where nothing was held out.
+
+    Raises InputError for a file that is damaged.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        teacher_name = content.pop("teacher")
+        return teacher_name, None if content == NOT_EVALUATED else Evaluation(**content)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it to have the iteration evaluated again") from error
 
 
 def _read_stage(run: Run, iteration: int, stage: Stage) -> Weights:

@@ -88,13 +88,18 @@ def feature_regression(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def spread(pooled: Tensor) -> Tensor:
-    """How far the features of a batch (B, D), over all ranks, are from having collapsed: no loss, but watched.
+    """How far features (N, D) are from having collapsed: no loss, but watched.
 
     Mean standard deviation over clips of the unit-length features, times sqrt(D): about 1 for features in all
     directions, 0 for one point.
     """
-    unit, _ = gather_batch(F.normalize(pooled.float(), dim=1))
+    unit = F.normalize(pooled.float(), dim=1)
     return unit.std(0, correction=0).mean() * math.sqrt(pooled.shape[1])
+
+
+def batch_spread(pooled: Tensor) -> Tensor:
+    """The spread of a batch's features (B, D) over all ranks, without a gradient."""
+    return spread(gather_batch(pooled.detach())[0])
 
 
 def _layer_normed(features: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from featurestore.probescores import area_of, mean_over_classes, precision_of, rank_classes
+from training.losses import spread
 
 Array = NDArray[np.float32]
 
@@ -90,9 +90,5 @@ def recall(scores: Array, labels: Array) -> NDArray[np.float64]:
 
 
 def feature_spread(pooled: Tensor) -> float:
-    """Mean standard deviation over clips of the unit-length pooled features (N, D), times sqrt(D).
-
-    About 1 for features in all directions, 0 when they have collapsed to one point.
-    """
-    unit = torch.nn.functional.normalize(pooled.float(), dim=1)
-    return float(unit.std(0, correction=0).mean() * pooled.shape[1] ** 0.5)
+    """The spread of pooled features (N, D), see :func:`training.losses.spread`, as a number."""
+    return float(spread(pooled))

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featurestore.probeparts import EVAL_NAMES
 from featurestore.store import Store
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
@@ -16,7 +15,7 @@ from training.checkpoint import About, Checkpoint, load_checkpoint
 from training.iterations import EVAL_FILE
 from training.loop import LAST
 from training.predictions import FILE_NAME
-from training.splits import Split, choose_split
+from training.splits import Split, choose_split, outside_evaluation
 
 
 def find_checkpoint(model: Path, *, either_stage: bool = False) -> Path:
@@ -109,14 +108,8 @@ def heard_rows(about: About, store: Store) -> NDArray[np.int64] | None:
             trained_on = Store(store.location, snapshot.number)
             return choose_split(trained_on, about.data, about.seed, for_training=False).train
         if snapshot.fingerprint in about.other_fingerprints:
-            return _outside_evaluation(Store(store.location, snapshot.number))
+            return outside_evaluation(Store(store.location, snapshot.number))
     return None
-
-
-def _outside_evaluation(store: Store) -> NDArray[np.int64]:
-    """What a store gives that is trained on beside another one: all clips but those of its evaluation splits."""
-    apart = [store.rows(split=name) for name in store.splits if name in EVAL_NAMES]
-    return np.setdiff1d(store.rows(), np.concatenate([np.empty(0, np.int64), *apart]))
 
 
 def num_heard(about: About, store: Store, rows: NDArray[np.int64]) -> int:

@@ -56,7 +56,7 @@ def multissl_losses(
             terms[f"{view}_kl"] = losses.feature_kl(features, raw)
         if config.contrast:
             terms[f"{view}_contrast"] = losses.contrast(pool(features), pool(raw), config.temperature)
-    return {"loss": total(terms, config), **terms, "feature_spread": losses.spread(pool(encoded[0].detach()))}
+    return {"loss": total(terms, config), **terms, "feature_spread": losses.batch_spread(pool(encoded[0]))}
 
 
 def total(terms: dict[str, Tensor], config: MultiSSLConfig) -> Tensor:

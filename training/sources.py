@@ -10,13 +10,12 @@ from featurestore.balanced import BalancedOrder, class_weights
 from featurestore.batches import Member
 from featurestore.loader import MixedLoader, Part
 from featurestore.order import ClipOrder, Order
-from featurestore.probeparts import EVAL_NAMES
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from manifests.errors import InputError
 from training.config import DistillConfig, MultiSSLConfig
 from training.distributed import rank, world_size
-from training.splits import Split
+from training.splits import Split, outside_evaluation
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ def make_sources(stores: Sequence[Store], split: Split) -> list[Source]:
     """
     sources = [Source(stores[0], split.train)]
     for store in stores[1:]:
-        apart = [store.rows(split=name) for name in store.splits if name in EVAL_NAMES]
-        rows = np.setdiff1d(store.rows(), np.concatenate(apart)) if apart else store.rows()
+        rows = outside_evaluation(store)
         if not len(rows):
             raise InputError(f"{store.location} has no clip to train on; leave it out")
         sources.append(Source(store, rows))

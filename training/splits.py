@@ -50,6 +50,12 @@ def choose_split(store: Store, config: DataConfig, seed: int, *, for_training: b
     return chosen
 
 
+def outside_evaluation(store: Store) -> NDArray[np.int64]:
+    """What a store gives that is trained on beside another one: all clips but those of its evaluation splits."""
+    apart = [store.rows(split=name) for name in store.splits if name in EVAL_NAMES]
+    return np.setdiff1d(store.rows(), np.concatenate([np.empty(0, np.int64), *apart]))
+
+
 def _by_split(store: Store, name: str) -> Split:
     if name not in store.splits:
         raise InputError(f"{store.location} has no split {name!r}; it has: {', '.join(store.splits) or 'none'}")

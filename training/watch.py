@@ -15,6 +15,7 @@ from manifests.errors import InputError
 from training.distributed import gather_objects, mean_over_ranks
 from training.hostbatch import HostBatch
 from training.log import MetricsLog, NoLog
+from training.optimiser import layer_of, num_blocks
 
 # Losses stay on the device until so many steps are done: reading one makes the host wait for the device.
 STEPS_PER_FLUSH = 10
@@ -151,7 +152,8 @@ def norms_by_term(terms: dict[str, Tensor], network: nn.Module) -> dict[str, Ten
 
     As in GradNorm (Chen et al. 2018): it says which losses drive the network. Unweighted, before clipping.
     """
-    shared = [weight for name, weight in network.named_parameters() if name.startswith(_last_block(network))]
+    depth = num_blocks(network)
+    shared = [weight for name, weight in network.named_parameters() if layer_of(name, depth) == depth]
     found = {}
     for name, term in terms.items():
         if name == "loss" or not term.requires_grad:
@@ -160,9 +162,3 @@ def norms_by_term(terms: dict[str, Tensor], network: nn.Module) -> dict[str, Ten
         present = [mean_over_ranks(gradient.float()).norm() for gradient in gradients if gradient is not None]
         found[f"{GRADIENT_NORM}/{name}"] = torch.stack(present).norm() if present else torch.zeros(())
     return found
-
-
-def _last_block(network: nn.Module) -> str:
-    prefix = "aft.transformer.blocks."
-    numbers = [int(name.split(".")[3]) for name, _ in network.named_parameters() if name.startswith(prefix)]
-    return f"{prefix}{max(numbers)}."
