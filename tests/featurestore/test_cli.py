@@ -158,19 +158,14 @@ def test_repair_without_sources(featurestore: Command, growing: Any) -> None:
     assert re.fullmatch(r"error: clip clip\d\d is in tiny-000002 and can't be had any more .* Restore the source", last)
 
 
+def build_command(store: Store, weights: Path) -> tuple[str | Path, ...]:
+    model = ("--model", "efficientat", "--checkpoint", weights)
+    return ("build-teacher", *model, "--store", store.root, "--workers", "0")
+
+
 def test_build_teacher(featurestore: Command, make_store: MakeStore, weights: Path) -> None:
     store = make_store(["bark", "bell", "rain", "rain"])
-    build = (
-        "build-teacher",
-        "--model",
-        "efficientat",
-        "--checkpoint",
-        weights,
-        "--store",
-        store.root,
-        "--workers",
-        "0",
-    )
+    build = build_command(store, weights)
     outcome = featurestore(*build)
     path = store.root / "teachers/efficientat.zarr"
     assert (outcome.status, outcome.out) == (0, f"{path}: 4 of 4 clips, embedding of 11 (embedding, logits)\n")
@@ -192,17 +187,7 @@ def test_build_teacher_tells_of_clips_without_a_row(
 ) -> None:
     store = make_store(["bark", "bell", "rain"])
     (store.root.parent / "corpus/clip01.wav").unlink()
-    build = (
-        "build-teacher",
-        "--model",
-        "efficientat",
-        "--checkpoint",
-        weights,
-        "--store",
-        store.root,
-        "--workers",
-        "0",
-    )
+    build = build_command(store, weights)
     outcome = featurestore(*build)
     assert outcome.status == 1
     first, second, third = outcome.out.splitlines()

@@ -28,27 +28,16 @@ from featurestore.verify import verify
 from manifests.errors import InputError
 from tests.featurestore.teachers import astfiles
 from tests.featurestore.test_cli import SMALL
+from tests.oneray import RAYS_WARNINGS, one_ray_for
 
-# Ray's own: sockets and pipes that it leaves to the garbage collector, and what it deprecates in itself.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = RAYS_WARNINGS
 
 
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
     """Starts Ray once for all tests here; open_pool finds it running and leaves it so."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        ray = teacherpool.start_ray(2, None)
-        shutdown = ray.shutdown
-        patch.setattr(teacherpool, "start_ray", lambda num_workers, address: ray)
-        patch.setattr(ray, "shutdown", lambda: None)
+    with one_ray_for(teacherpool):
         yield
-        shutdown()
 
 
 @pytest.fixture

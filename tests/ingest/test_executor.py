@@ -23,27 +23,16 @@ from manifests.errors import InputError
 from manifests.geometry import FbankSpec, HogSpec
 from manifests.vocabulary import Vocabulary
 from tests.ingest.stores import contents
+from tests.oneray import RAYS_WARNINGS, one_ray_for
 
-# Ray's own: sockets and pipes that it leaves to the garbage collector, and what it deprecates in itself.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = RAYS_WARNINGS
 
 
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
     """Starts Ray once for all tests here; on_ray finds it running and leaves it so."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        ray = executor.start_ray(2, None)
-        shutdown = ray.shutdown
-        patch.setattr(executor, "start_ray", lambda num_workers, address: ray)
-        patch.setattr(ray, "shutdown", lambda: None)
+    with one_ray_for(executor):
         yield
-        shutdown()
 
 
 def test_the_number_of_threads_changes_nothing(corpus: Manifest, store_root: Path, tmp_path: Path) -> None:

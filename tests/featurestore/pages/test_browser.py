@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,12 +12,9 @@ import pytest
 from featurestore.pages import report as report_module
 from featurestore.pages.report import Report, ReportOptions, write_report
 from featurestore.store import Store
+from tests.browser import NEEDS_CHROMIUM, dump_dom
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium), which is not on this machine"
-)
-TIMEOUT_S = 60
+pytestmark = NEEDS_CHROMIUM
 # Tells the DOM what only a running page knows; the copy that it is put into allows it to run.
 PROBE = """<script>
 setTimeout(() => document.getElementById("clips").scrollIntoView(), 300);
@@ -68,23 +64,7 @@ def browse(tmp_path: Path) -> Browse:
     """Opens a page, browse(page, "class=dog", width=...), and gives its DOM; fails on any word in the console."""
 
     def open_page(page: Path, state: str = "", width: int = 1400) -> Lists:
-        assert CHROMIUM is not None
-        command = [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--window-size={width},1600",
-            "--virtual-time-budget=5000",
-            "--enable-logging=stderr",
-            "--dump-dom",
-            f"{page.resolve().as_uri()}#{state}",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
-        assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []
-        found = Lists(done.stdout)
+        found = Lists(dump_dom(f"{page.resolve().as_uri()}#{state}", tmp_path / "profile", width))
         assert found.html["data-ready"] == "true"
         return found
 

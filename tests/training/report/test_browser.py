@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -11,13 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import NEEDS_CHROMIUM, dump_dom
 from training.report.page import ReportOptions, write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium), which is not on this machine"
-)
-TIMEOUT_S = 60
+pytestmark = NEEDS_CHROMIUM
 # Does what a reader does, and tells the DOM what came of it; the copy that it is put into allows it to run.
 PROBE = """<script>
 setTimeout(() => {
@@ -77,23 +72,7 @@ def browse(tmp_path: Path) -> Browse:
     """Opens a page and gives what it said of itself; fails on any word in the console."""
 
     def open_page(page: Path, width: int = 1400) -> dict[str, str | None]:
-        assert CHROMIUM is not None
-        command = [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--window-size={width},1600",
-            "--virtual-time-budget=5000",
-            "--enable-logging=stderr",
-            "--dump-dom",
-            page.resolve().as_uri(),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
-        assert [line for line in done.stderr.splitlines() if ":CONSOLE" in line] == []
-        said = Html(done.stdout).said
+        said = Html(dump_dom(page.resolve().as_uri(), tmp_path / "profile", width)).said
         assert said["ready"] == "true"
         return said
 
