@@ -145,7 +145,9 @@ class CachedShards:
                         "`featurestore repair` to mend it"
                     )
                 os.fsync(file.fileno())
-            part.replace(path)
+            # Under the lock: who counts the tars first and the downloads then would miss one renamed in between.
+            with _locked(self._top / ".lock"):
+                part.replace(path)
         finally:
             part.unlink(missing_ok=True)
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from featurestore import shardcache
 from featurestore.batches import Batch
 from featurestore.loader import Loader, sequential_batches
 from featurestore.order import ClipOrder
@@ -187,6 +188,36 @@ def test_never_more_than_it_may_hold(
     assert len(held) > 50
     assert max(held) <= limit
     assert max(held) > size_of(store, 0, 1)
+
+
+def test_a_download_that_ends_while_room_is_counted_is_counted(
+    store: Store, remote: Remote, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shard 0's download becomes a tar after the tars were listed and before the downloads are."""
+    limit = size_of(store, 1) + 1000
+    tars_listed, held = threading.Event(), []
+    files_of = shardcache._files
+
+    def slow_listing(top: Path, ending: str) -> Iterator[tuple[Path, os.stat_result]]:
+        yield from list(files_of(top, ending))
+        if ending == "tar" and list(files_of(top, "part")):
+            tars_listed.set()
+            time.sleep(0.3)
+
+    def before_read(shard: int, start: int) -> None:
+        if shard == 1:
+            held.append(sum(sizes(folder).values()))
+        elif start + (1 << 16) >= size_of(store, 0):
+            tars_listed.wait(30)
+
+    monkeypatch.setattr(shardcache, "_files", slow_listing)
+    remote.before_read = lambda name, start: before_read(int(name[-10:-4]), start)
+    with opened(store, folder, limit) as files:
+        files._request(0)
+        wait_until(lambda: bool(sizes(folder)))
+        assert read(files, 1) == local_tar(store, 1).read_bytes()
+    assert tars_listed.is_set()
+    assert max(held) <= limit
 
 
 def test_descriptors_of_shards_out_of_use_are_closed(
