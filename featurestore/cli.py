@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,19 +12,17 @@ from rich.text import Text
 from featurestore.cli_pages import figures, inspect
 from featurestore.cli_probe import probe, verify_teacher
 from featurestore.cli_teacher import build_teacher
-from featurestore.copying import Choice, copy_clips
 from featurestore.leakage import find_leaks
-from featurestore.repair import repair as repair_store
-from featurestore.repair import teachers_to_build
 from featurestore.selection import choose_rows
 from featurestore.store import Store
-from featurestore.teachercache import TeacherCache
-from featurestore.verify import verify as find_problems
 from featurestore.verifyshard import Problem
 from ingest.layout import choose_store, read_store_file
 from ingest.location import open_location
 from manifests.console import run
 from manifests.errors import InputError
+
+if TYPE_CHECKING:
+    from featurestore.copying import Choice
 
 app = typer.Typer(
     help="Look into a store, check it, cache teachers' embeddings.\n\nExample: featurestore info",
@@ -60,6 +58,8 @@ def verify(store: StoreArgument = None) -> None:
 
     Example: featurestore verify data/esc50
     """
+    from featurestore.verify import verify as find_problems
+
     location = choose_store(store)
     problems = find_problems(location)
     _print_problems(problems)
@@ -81,6 +81,9 @@ def repair(
 
     Example: featurestore repair data/esc50
     """
+    from featurestore.repair import repair as repair_store
+    from featurestore.repair import teachers_to_build
+
     location = choose_store(store)
     read_store_file(location)  # before a lock is left where there is no store
     result = repair_store(location, num_workers=workers)
@@ -109,6 +112,8 @@ def subset(
 
     Example: featurestore subset data/audioset --to data/dogs --label Dog --label Bark
     """
+    from featurestore.copying import Choice
+
     opened = Store(choose_store(store))
     rows = choose_rows(opened, labels=label or (), keys_file=keys, split=split, fold=fold)
     _copy([Choice(opened, rows)], to, name or opened.file.dataset)
@@ -124,6 +129,8 @@ def merge(
 
     Example: featurestore merge data/audioset data/vggsound --to data/both
     """
+    from featurestore.copying import Choice
+
     opened = [Store(choose_store(store)) for store in stores]
     dataset = name or "+".join(dict.fromkeys(one.file.dataset for one in opened))
     _copy([Choice(one, one.rows(asked=True)) for one in opened], to, dataset)
@@ -156,7 +163,9 @@ def main() -> None:
     run(app)
 
 
-def _copy(choices: list[Choice], to: str, name: str) -> None:
+def _copy(choices: "list[Choice]", to: str, name: str) -> None:
+    from featurestore.copying import copy_clips
+
     target = open_location(to)
     store = copy_clips(choices, target, name)
     snapshot = store.snapshots[-1]
@@ -192,6 +201,8 @@ def _print_info(store: Store) -> None:
 
 
 def _teacher_line(store: Store, name: str) -> str:
+    from featurestore.teachercache import TeacherCache
+
     try:
         cache = TeacherCache(store, name)
     except InputError as error:

@@ -11,13 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from featurestore.check import Check
-from featurestore.device import choose_device
-from featurestore.probe import DEFAULT_MAX_CLIPS, KINDS, ProbeOptions
-from featurestore.probe import probe as run_probe
-from featurestore.probeparts import PartOptions
-from featurestore.probetables import print_classes, print_probe
+from featurestore.probeparts import DEFAULT_MAX_CLIPS, KINDS, PartOptions
 from featurestore.store import Store
-from featurestore.teachers.registry import load_teacher
 from ingest.atomic import atomic_write
 from ingest.layout import choose_store
 from ingest.location import open_location
@@ -58,6 +53,11 @@ def probe(
 
     Example: featurestore probe data/esc50 --teacher efficientat
     """
+    from featurestore.device import choose_device
+    from featurestore.probe import ProbeOptions
+    from featurestore.probe import probe as run_probe
+    from featurestore.probetables import print_classes, print_probe
+
     kinds = tuple(one for one in KINDS if kind in (one, ProbeKind.BOTH))
     parts = PartOptions(tuple(fold or ()), train_split, test_split, seed)
     opened = Store(choose_store(store))
@@ -87,9 +87,12 @@ def verify_teacher(
 
     Example: featurestore verify-teacher --model efficientat --checkpoint mn04_as_mAP_432.pt --store data/esc50
     """
+    from featurestore.device import choose_device
+
     # Imported here: torchaudio takes a while, and the other commands do without it.
     from featurestore.teachercheck import check_answers, check_known_answers, check_vocabulary, describe_teacher
     from featurestore.teacherclips import check_clips
+    from featurestore.teachers.registry import load_teacher
 
     on = choose_device(device)
     opened = Store(open_location(store)) if store is not None else None

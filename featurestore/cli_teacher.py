@@ -1,18 +1,18 @@
 """The command `featurestore build-teacher`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from featurestore.build import BuildResult, build_cache
-from featurestore.cacheplan import CacheOptions, CachePlan, plan_cache
 from featurestore.store import Store
-from featurestore.teacherpool import open_pool
-from featurestore.teachers.registry import load_teachers
 from ingest.layout import choose_store
 from ingest.options import RayOption
 from manifests.errors import InputError
+
+if TYPE_CHECKING:
+    from featurestore.build import BuildResult
+    from featurestore.cacheplan import CachePlan
 
 MAX_FAILURES_SHOWN = 50
 
@@ -56,6 +56,11 @@ def build_teacher(
 
     Example: featurestore build-teacher --model efficientat --checkpoint mn04_as_mAP_432.pt
     """
+    from featurestore.build import build_cache
+    from featurestore.cacheplan import CacheOptions, plan_cache
+    from featurestore.teacherpool import open_pool
+    from featurestore.teachers.registry import load_teachers
+
     opened = Store(choose_store(store))
     names = [f"{one.removesuffix('-fbank')}-fbank" for one in model] if from_fbank else model
     ensemble = load_teachers(names, checkpoint or [])
@@ -76,13 +81,13 @@ def _cache_name(name: str) -> str:
     return name
 
 
-def _size_of_tokens(plan: CachePlan) -> str:
+def _size_of_tokens(plan: "CachePlan") -> str:
     num_tokens, width = plan.row_shapes["tokens"]
     size = f"{plan.num_bytes('tokens') / 1e9:.3g} GB"
     return f"tokens: {len(plan.store)} clips x {num_tokens} x {width} of 2 bytes, up to {size} on disk"
 
 
-def _print_result(store: Store, result: BuildResult) -> None:
+def _print_result(store: Store, result: "BuildResult") -> None:
     cache, failures = result.cache, result.failures
     print(
         f"{cache.path}: {result.num_rows} of {len(store)} clips, embedding of {cache.embedding_dim} "

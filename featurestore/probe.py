@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featurestore.probemodels import NUM_NEIGHBOURS, PENALTIES, TEMPERATURE, choose_penalty, fit_linear, knn_scores
-from featurestore.probeparts import Part, PartOptions, Parts, Rows, choose_parts, deal_folds, labels_of_rows, recordings
+from featurestore.probeparts import (
+    DEFAULT_MAX_CLIPS,
+    KINDS,
+    Kind,
+    Part,
+    PartOptions,
+    Parts,
+    Rows,
+    choose_parts,
+    deal_folds,
+    labels_of_rows,
+    recordings,
+)
 from featurestore.probescores import (
     Scores,
     accuracy,
@@ -25,10 +37,7 @@ from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from manifests.errors import InputError
 
-Kind = Literal["linear", "knn"]
-KINDS: tuple[Kind, ...] = ("linear", "knn")
 NUM_VALIDATION_FOLDS = 5
-DEFAULT_MAX_CLIPS = 50_000
 
 
 @dataclass(frozen=True)

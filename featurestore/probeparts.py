@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,10 @@ from manifests.errors import InputError
 EVAL_NAMES = ("eval", "test", "validation", "valid", "val", "dev")
 NUM_SEEDED_FOLDS = 5
 ROWS_A_BLOCK = 4096
+
+Kind = Literal["linear", "knn"]  # of probe
+KINDS: tuple[Kind, ...] = ("linear", "knn")
+DEFAULT_MAX_CLIPS = 50_000  # a side
 
 Rows = NDArray[np.int64]
 

@@ -5,7 +5,8 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from featurestore.probe import Kind, ProbeReport
+from featurestore.probe import ProbeReport
+from featurestore.probeparts import Kind
 from featurestore.store import Store
 
 

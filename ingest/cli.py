@@ -10,18 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ingest.doctor import Status as Health
-from ingest.doctor import examine, is_fit
 from ingest.download import YOUTUBE, video_url
 from ingest.fetch import fetch_archive
-from ingest.job import ingest as run_ingest
 from ingest.layout import choose_store
 from ingest.lists import fetch_lists
 from ingest.location import Location, open_location
 from ingest.options import COMMON, LISTED, Common, Listed, RayOption, takes
-from ingest.segment import segment_manifest
 from ingest.status import Status, read_status
-from ingest.synthesis import write_demo_audio
 from manifests.audioset import audioset_lists, audioset_manifest
 from manifests.clips import Manifest, Sources
 from manifests.console import run
@@ -136,6 +131,8 @@ def folder(
 
     Example: ingest folder ~/birds --split-pattern '^(train|test)/'
     """
+    from ingest.segment import segment_manifest
+
     if labels not in ("parent", "none"):
         raise InputError(f"--labels {labels!r} is not known; give parent or none, or a table with --labels-csv")
     described = FolderOptions(
@@ -165,6 +162,8 @@ def demo(common: Common, num_clips: Annotated[int, typer.Option(min=1, help="How
 
     Example: ingest demo
     """
+    from ingest.synthesis import write_demo_audio
+
     target = _target(common, "demo")
     folder = _folder_beside(target, f"source/demo-{common.seed}", "--store FOLDER")
     made = demo_manifest(folder, num_clips=num_clips, seed=common.seed)
@@ -195,6 +194,9 @@ def doctor(
 
     Example: ingest doctor --store s3://bucket/audioset
     """
+    from ingest.doctor import Status as Health
+    from ingest.doctor import examine, is_fit
+
     findings = examine(store, ray_address, with_ray=ray)
     table = Table("what", "", "found", "to do")
     for finding in findings:
@@ -259,6 +261,8 @@ def _sources(listed: Listed, target: Location) -> Sources:
 
 def _ingest(manifest: Manifest, target: Location, common: Common, lists: dict[str, str] | None = None) -> None:
     """Ingests, and says what came of it."""
+    from ingest.job import ingest as run_ingest
+
     options = replace(common.ingest, drop_silent=bool(common.drop_silent))
     store = run_ingest(manifest, target, options, lists)
     snapshot = store.snapshots[-1]

@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from featurestore.store import Store
 from manifests.errors import InputError
+from training.choices import Keep
 from training.config import RunConfig, load_config
 from training.distributed import on_first
 from training.evaluate import Evaluation
-from training.experiment import Keep, Trial, check_trials, run_trial
+from training.experiment import Trial, check_trials, run_trial
 
 TABLES = tuple(range(1, 10))
 

@@ -3,37 +3,22 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from featurestore.device import choose_device
-from featurestore.probe import DEFAULT_MAX_CLIPS, KINDS, ProbeOptions
-from featurestore.probeparts import PartOptions
-from featurestore.probetables import print_classes as print_probed_classes
-from featurestore.probetables import print_probe
+from featurestore.probeparts import DEFAULT_MAX_CLIPS, KINDS, PartOptions
 from featurestore.store import Store
 from ingest.layout import choose_store
 from ingest.progress import ProgressDisplay
 from manifests.errors import InputError
-from training.checkpoint import About, load_checkpoint, load_student, save_checkpoint
-from training.ensemble import (
-    Mode,
-    Place,
-    check_ensemble,
-    check_same_part,
-    choose_common_part,
-    evaluate_ensemble,
-    read_abouts,
-)
-from training.evalreport import report_on
-from training.evaltables import print_classes, print_evaluation, print_side_by_side
-from training.modelfile import choose_part, find_checkpoint, heard_rows, load_fitting, num_heard, own_predictions_file
+from training.choices import Mode
 from training.predictions import write_predictions
-from training.probe import HeldOut, choose_model_parts, heard_warnings, probe_checkpoint
-from training.runfolder import recorded_store
 from training.splits import Split
+
+if TYPE_CHECKING:
+    from training.checkpoint import About
 
 StoreOption = Annotated[
     str | None,
@@ -77,6 +62,12 @@ def evaluate(
 
     Example: training eval runs/esc50-tiny --per-class
     """
+    from featurestore.device import choose_device
+    from training.checkpoint import load_student
+    from training.evalreport import report_on
+    from training.evaltables import print_classes, print_evaluation
+    from training.modelfile import choose_part, find_checkpoint, load_fitting, own_predictions_file
+
     chosen = choose_device(device)
     _check_folder_of(predictions)
     path = find_checkpoint(model)
@@ -118,6 +109,19 @@ def ensemble(
 
     Example: training ensemble runs/a runs/b --mode predictions
     """
+    from featurestore.device import choose_device
+    from training.checkpoint import save_checkpoint
+    from training.ensemble import (
+        Place,
+        check_ensemble,
+        check_same_part,
+        choose_common_part,
+        evaluate_ensemble,
+        read_abouts,
+    )
+    from training.evaltables import print_side_by_side
+    from training.modelfile import find_checkpoint
+
     chosen = choose_device(device)
     _check_folder_of(weights_out)
     paths = [find_checkpoint(model) for model in models]
@@ -162,6 +166,14 @@ def probe(
 
     Example: training probe runs/esc50-tiny/iter1/multissl/last.pt --fold 1
     """
+    from featurestore.device import choose_device
+    from featurestore.probe import ProbeOptions
+    from featurestore.probetables import print_classes as print_probed_classes
+    from featurestore.probetables import print_probe
+    from training.checkpoint import load_checkpoint
+    from training.modelfile import find_checkpoint
+    from training.probe import HeldOut, choose_model_parts, heard_warnings, probe_checkpoint
+
     path = find_checkpoint(model, either_stage=True)
     opened = _open_store(store, path)
     held_out = HeldOut(split, tuple(fold or ()), all_folds)
@@ -181,6 +193,8 @@ def probe(
 
 
 def _open_store(store: str | None, path: Path) -> Store:
+    from training.runfolder import recorded_store
+
     return Store(choose_store(store or recorded_store(path)))
 
 
@@ -194,7 +208,9 @@ def _warn(message: str) -> None:
     Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(message)
 
 
-def _warn_of_heard(about: About, store: Store, part: Split) -> None:
+def _warn_of_heard(about: "About", store: Store, part: Split) -> None:
+    from training.modelfile import num_heard
+
     if count := num_heard(about, store, part.held_out):
         _warn(
             f"the model was trained with {about.held_out} held out; it has heard {count} of the {len(part.held_out)} "
@@ -202,7 +218,9 @@ def _warn_of_heard(about: About, store: Store, part: Split) -> None:
         )
 
 
-def _warn_of_strangers(paths: list[Path], abouts: list[About], store: Store) -> None:
+def _warn_of_strangers(paths: list[Path], abouts: "list[About]", store: Store) -> None:
+    from training.modelfile import heard_rows
+
     for path, about in zip(paths, abouts, strict=True):
         if heard_rows(about, store) is None:
             _warn(f"{path} was trained on another store: whether it has heard clips of this one can't be told")

@@ -1,24 +1,21 @@
 """The commands `training finetune` and `training ablate`: several runs as one experiment."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from featurestore.device import choose_device
 from featurestore.store import Store
 from ingest.layout import choose_store
 from manifests.errors import InputError
-from training.ablations import Ablation, load_table, read_paper, run_table
+from training.choices import Keep
 from training.cli_run import DeviceOption, SetOption, StoresOption
 from training.config import load_config
-from training.distributed import is_first, process_group
-from training.experiment import Keep, choose_folds, value_of
-from training.finetune import SUMMARY_FILE, Finetuned, starting_from
-from training.finetune import finetune as finetune_model
-from training.tabletext import write_table
+
+if TYPE_CHECKING:
+    from training.finetune import Finetuned
 
 FoldsOption = Annotated[str | None, typer.Option(help="all, or like 1,3. Default: what a run holds out by itself.")]
 FolderOption = Annotated[Path | None, typer.Option("--run", help="The folder of all its runs. Default: in ./runs.")]
@@ -46,6 +43,11 @@ def finetune(
 
     Example: training finetune runs/audioset-base --preset finetune-esc50 --folds all --store data/esc50
     """
+    from featurestore.device import choose_device
+    from training.distributed import is_first, process_group
+    from training.finetune import SUMMARY_FILE, starting_from
+    from training.finetune import finetune as finetune_model
+
     addresses = [choose_store(store) for store in stores] if stores else [choose_store(None)]
     target = folder or Path("runs") / f"{addresses[0].name}-{Path(preset).stem}"
     config = starting_from(source, preset, changes or [])
@@ -57,7 +59,9 @@ def finetune(
             print(f"all figures: {target / SUMMARY_FILE}")
 
 
-def _print_finetuned(result: Finetuned) -> None:
+def _print_finetuned(result: "Finetuned") -> None:
+    from training.experiment import value_of
+
     table = Table("run", result.figure, "clips evaluated")
     for name, evaluation in result.by_trial.items():
         table.add_row(
@@ -94,6 +98,12 @@ def ablate(
 
     Example: training ablate --table 2 --preset tiny --folds all --seeds 3 --store data/esc50
     """
+    from featurestore.device import choose_device
+    from training.ablations import Ablation, load_table, read_paper, run_table
+    from training.distributed import is_first, process_group
+    from training.experiment import choose_folds
+    from training.tabletext import write_table
+
     addresses = [choose_store(store) for store in stores] if stores else [choose_store(None)]
     target = folder or Path("runs") / f"{addresses[0].name}-table{number}"
     table = load_table(number)

@@ -2,17 +2,17 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from featurestore.device import choose_device
 from training.config import load_config
-from training.plan import LOADER_CLIPS_PER_S, PAPER_V100_HOURS, Plan, StageMemory, check_sizes, make_plan
-from training.rates import DEVICES, RateWish, choose_rate
-from training.steptrial import uses_autocast
+from training.gpus import DEVICES
+
+if TYPE_CHECKING:
+    from training.plan import Plan, StageMemory
 
 GIGA, GIB, PETA = 1e9, 2**30, 1e15
 # What the allocator can't use, and other estimates' errors, are a tenth.
@@ -45,6 +45,11 @@ def plan(
 
     Example: training plan --clips 1.9e6 --iter 3 --device-name h200 --gpus 8 --teacher beats
     """
+    from featurestore.device import choose_device
+    from training.plan import check_sizes, make_plan
+    from training.rates import RateWish, choose_rate
+    from training.steptrial import uses_autocast
+
     shortened = [] if teacher is None else [f"distill.teacher={json.dumps(teacher)}"]
     config = load_config(preset, [*(changes or []), *shortened])
     check_sizes(config, clips, iterations, gpus)
@@ -59,7 +64,9 @@ def plan(
         _print(made, preset)
 
 
-def _as_json(made: Plan) -> dict[str, Any]:
+def _as_json(made: "Plan") -> dict[str, Any]:
+    from training.plan import PAPER_V100_HOURS
+
     return {
         **asdict(made),
         "gpu_hours": made.gpu_hours,
@@ -70,7 +77,7 @@ def _as_json(made: Plan) -> dict[str, Any]:
     }
 
 
-def _print(made: Plan, preset: str) -> None:
+def _print(made: "Plan", preset: str) -> None:
     console = Console(soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"{preset} on {made.num_clips:,} clips, iterations: {made.num_iterations}, GPUs: {made.num_gpus}. "
@@ -81,7 +88,7 @@ def _print(made: Plan, preset: str) -> None:
     _print_rest(made, console)
 
 
-def _hours_table(made: Plan) -> Table:
+def _hours_table(made: "Plan") -> Table:
     table = Table(
         "iteration", "stage", title="Compute (FLOPs from the shapes; hours = FLOPs / rate)", title_justify="left"
     )
@@ -108,7 +115,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _memory_table(made: Plan) -> Table:
+def _memory_table(made: "Plan") -> Table:
     table = Table("GiB a GPU", title="Memory: activations are an estimate, without torch.compile", title_justify="left")
     for memory in made.memory:
         table.add_column(f"{memory.stage}, {memory.batch_size_per_gpu} clips", justify="right")
@@ -120,7 +127,7 @@ def _memory_table(made: Plan) -> Table:
     return table
 
 
-def _verdict(made: Plan, memory: StageMemory) -> str:
+def _verdict(made: "Plan", memory: "StageMemory") -> str:
     available = made.rate.memory_bytes
     if available is None:
         return "memory not known"
@@ -129,7 +136,9 @@ def _verdict(made: Plan, memory: StageMemory) -> str:
     return f"{said} in {available / GIB:,.0f}"
 
 
-def _print_rest(made: Plan, console: Console) -> None:
+def _print_rest(made: "Plan", console: Console) -> None:
+    from training.plan import LOADER_CLIPS_PER_S, PAPER_V100_HOURS
+
     disk = made.disk
     console.print(
         f"Disk (estimate): shards {disk.shards / GIGA:,.1f} GB, caches of the teacher {made.teacher} "

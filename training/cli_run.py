@@ -2,21 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from featurestore.device import choose_device
 from ingest.layout import choose_store
 from training.config import load_config
-from training.distributed import is_first, on_first, process_group
-from training.experiment import check_start
-from training.iterations import IterationResult, run_iterations
-from training.loop import LAST
-from training.run import open_run
-from training.runfolder import CONFIG_FILE, open_recorded_snapshots
+
+if TYPE_CHECKING:
+    from training.iterations import IterationResult
 
 StoresOption = Annotated[
     list[str] | None,
@@ -59,6 +55,13 @@ def run(
 
     Example: training run --iter 2 --preset tiny --teacher efficientat
     """
+    from featurestore.device import choose_device
+    from training.distributed import is_first, on_first, process_group
+    from training.experiment import check_start
+    from training.iterations import run_iterations
+    from training.run import open_run
+    from training.runfolder import CONFIG_FILE, open_recorded_snapshots
+
     addresses = [choose_store(store) for store in stores] if stores else [choose_store(None)]
     with process_group(choose_device(device)) as chosen:
         name = preset or ("base" if chosen.type == "cuda" else "tiny")
@@ -95,7 +98,9 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _print_results(results: list[IterationResult], folder: Path) -> None:
+def _print_results(results: "list[IterationResult]", folder: Path) -> None:
+    from training.loop import LAST
+
     table = Table("iteration", "teacher", "accuracy", "mAP", "clips evaluated")
     for result in results:
         figures = result.evaluation

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from featurestore.store import Store
 from manifests.errors import InputError
 from training.checkpoint import About, Checkpoint, load_checkpoint, load_student
+from training.choices import Mode
 from training.evaluate import Evaluation, judge, predict_split
 from training.modelfile import check_fits, choose_part, heard_rows, load_fitting
 from training.predictions import Predictions
@@ -20,14 +20,6 @@ from training.splits import Split
 
 # Of `About`: what must be equal for a mean of weights to be a network, and to see the clips that its parts saw.
 SAME_FOR_WEIGHTS = ("stage", "model", "fbank", "mean", "std", "one_label", "teacher_dim")
-
-
-class Mode(StrEnum):
-    """What is averaged."""
-
-    WEIGHTS = "weights"
-    PREDICTIONS = "predictions"
-    BOTH = "both"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from featurestore.store import Store
 from manifests.errors import InputError
+from training.choices import Keep
 from training.config import RunConfig
 from training.distributed import is_first, on_first
 from training.evaluate import Evaluation
@@ -21,7 +22,6 @@ from training.run import NO_TEACHER, OWN_TEACHER, open_run
 from training.sources import make_sources, open_teachers
 from training.splits import choose_split
 
-Keep = Literal["all", "last", "none"]  # checkpoints of finished trials; last: the last iteration's model
 Figure = Literal["accuracy", "mAP"]
 
 

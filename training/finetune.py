@@ -11,12 +11,12 @@ from featurestore.store import Store
 from ingest.atomic import atomic_write
 from manifests.errors import InputError
 from training.checkpoint import load_checkpoint
+from training.choices import Keep
 from training.config import ModelConfig, RunConfig, load_config
 from training.distributed import on_first
 from training.evaluate import Evaluation
 from training.experiment import (
     Figure,
-    Keep,
     Spread,
     Trial,
     check_trials,

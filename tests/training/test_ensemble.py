@@ -11,9 +11,9 @@ from featurestore.store import Store
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 from training.checkpoint import About, Checkpoint, load_checkpoint, load_student, save_checkpoint
+from training.choices import Mode
 from training.config import DataConfig
 from training.ensemble import (
-    Mode,
     Place,
     average_weights,
     check_ensemble,

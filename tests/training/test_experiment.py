@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from featurestore.store import Store
 from manifests.errors import InputError
 from training import experiment, iterations
+from training.choices import Keep
 from training.config import RunConfig, differences, load_config
 from training.evaluate import Evaluation
 from training.experiment import (
-    Keep,
     Trial,
     check_trials,
     choose_figure,

@@ -17,8 +17,9 @@ from manifests.geometry import FbankSpec, HogSpec
 from training import rates
 from training.config import RunConfig, load_config
 from training.flops import distill_flops, multissl_flops, multissl_parameters, student_parameters
+from training.gpus import DEVICES
 from training.plan import Plan, Rate, bytes_per_clip, make_plan
-from training.rates import DEVICES, RateWish, choose_rate
+from training.rates import RateWish, choose_rate
 from training.steptrial import Trial, TrialSizes, measure_step
 
 CPU = torch.device("cpu")
