@@ -1,13 +1,13 @@
 """The command `ingest`: corpora to shards."""
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ingest.download import YOUTUBE, video_url
@@ -23,6 +23,7 @@ from manifests.console import run
 from manifests.demo import demo_manifest
 from manifests.errors import InputError
 from manifests.esc50 import ESC50_URL, esc50_manifest
+from manifests.findings import is_fit, print_findings
 from manifests.folder import FolderOptions, folder_manifest, passed_over
 from manifests.listing import Listing
 from manifests.vggsound import VGGSOUND_LISTS, vggsound_manifest
@@ -189,20 +190,19 @@ def doctor(
     store: Annotated[str | None, typer.Option(help="The folder or URL that a store is to go to.")] = None,
     ray_address: RayOption = None,
     ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Start a Ray to see whether it works.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """What an ingest needs, and what of it is missing here. Exit status 1 when it can't do without.
 
     Example: ingest doctor --store s3://bucket/audioset
     """
-    from ingest.doctor import Status as Health
-    from ingest.doctor import examine, is_fit
+    from ingest.doctor import examine
 
     findings = examine(store, ray_address, with_ray=ray)
-    table = Table("what", "", "found", "to do")
-    for finding in findings:
-        colour = {Health.OK: "green", Health.WARNING: "yellow", Health.MISSING: "red"}[finding.status]
-        table.add_row(finding.name, f"[{colour}]{finding.status}[/]", escape(finding.found), escape(finding.remedy))
-    Console().print(table)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        print_findings(findings)
     if not is_fit(findings):
         raise typer.Exit(1)
 

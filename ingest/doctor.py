@@ -11,9 +11,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +23,7 @@ from ingest.decode import DECODER_ERRORS, decode, open_audio
 from ingest.ledger import ClipError
 from ingest.location import open_location
 from manifests.errors import InputError
+from manifests.findings import Finding, Status
 
 # YouTube changes what yt-dlp must do every few weeks.
 OLD_AFTER_DAYS = 60
@@ -34,24 +33,6 @@ SCARCE_BYTES, NEEDED_BYTES = 10e9, 1e9
 TIME_LIMIT_S, CONNECT_LIMIT_S = 120.0, 5.0
 _RATE_HZ = 48_000
 _GET_YT_DLP = 'pip install -U "yt-dlp[default]"'
-
-
-class Status(StrEnum):
-    """Whether an ingest can do with what was found."""
-
-    OK = "ok"
-    WARNING = "warning"  # it can, not for everything or not for long
-    MISSING = "missing"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the examination; `remedy` is empty where nothing is to be done."""
-
-    name: str
-    status: Status
-    found: str
-    remedy: str = ""
 
 
 def examine(store: str | None, ray_address: str | None, *, with_ray: bool = True) -> list[Finding]:
@@ -67,11 +48,6 @@ def examine(store: str | None, ray_address: str | None, *, with_ray: bool = True
         remedy = "set the credentials in the environment (such as AWS_ACCESS_KEY_ID), and see that the bucket exists"
         findings.append(_ask("object store", {"store": store}, remedy))
     return findings
-
-
-def is_fit(findings: list[Finding]) -> bool:
-    """Whether nothing that is needed is missing."""
-    return all(finding.status is not Status.MISSING for finding in findings)
 
 
 def examine_yt_dlp(today: date) -> Finding:

@@ -48,7 +48,7 @@ def choose_rate(config: RunConfig, wish: RateWish, num_gpus: int, device: torch.
     if wish.mfu is not None:
         raise InputError("--mfu is a share of a peak: give --device-name or --tflops-per-s as well")
     _check_possible(config, num_gpus, device, asked=wish.measure)
-    return _measured(config, num_gpus, device)
+    return measured_rate(config, num_gpus, device)
 
 
 def _check(wish: RateWish) -> None:
@@ -101,7 +101,8 @@ def memory_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _measured(config: RunConfig, num_gpus: int, device: torch.device) -> Rate:
+def measured_rate(config: RunConfig, num_gpus: int, device: torch.device) -> Rate:
+    """The rate that short trials of the stages reach here. Raises InputError where the memory is too small."""
     reached = dict[Stage, float]()
     for stage in stages_of(config):
         optimiser = config.multissl.optimiser if stage == "multissl" else config.distill.optimiser

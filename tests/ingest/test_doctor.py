@@ -15,8 +15,9 @@ from yt_dlp.extractor.youtube.jsc._builtin import vendor
 from yt_dlp.utils import _jsruntime
 
 from ingest import doctor
-from ingest.doctor import Finding, Status, examine, is_fit
+from ingest.doctor import examine
 from ingest.location import open_location
+from manifests.findings import Finding, Status, is_fit
 from tests.s3server import s3_fixture, s3_server_fixture  # noqa: F401
 
 

@@ -1,0 +1,44 @@
+"""What an examination of this machine found: the lines that `ingest doctor` and `training doctor` print."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+class Status(StrEnum):
+    """Whether what is examined for can do with what was found."""
+
+    OK = "ok"
+    WARNING = "warning"  # it can, not for everything or not for long
+    MISSING = "missing"
+
+
+COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.MISSING: "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination; `remedy` is empty where nothing is to be done."""
+
+    name: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def is_fit(findings: Sequence[Finding]) -> bool:
+    """Whether nothing that is needed is missing."""
+    return all(finding.status is not Status.MISSING for finding in findings)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """A table for people, on the standard output."""
+    table = Table("what", "", "found", "to do")
+    for finding in findings:
+        colour = COLOURS[finding.status]
+        table.add_row(finding.name, f"[{colour}]{finding.status}[/]", escape(finding.found), escape(finding.remedy))
+    Console().print(table)

@@ -1,0 +1,32 @@
+"""Commands answer --help and complete words at once: what is slow to import, or not theirs, isn't imported by then."""
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+
+SLOW = ("torch", "torchaudio", "ray", "av", "yt_dlp", "zarr", "soundfile", "matplotlib", "obstore", "tensorboard")
+
+
+def imported_by(statement: str) -> set[str]:
+    """Of the slow modules, those that a fresh interpreter has after the statement."""
+    code = f"import sys\n{statement}\nprint(*[name for name in {SLOW!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("package", ["manifests", "ingest", "featurestore", "training"])
+def test_a_package_alone_imports_nothing_slow(package: str) -> None:
+    assert imported_by(f"import {package}") == set()
+
+
+@pytest.mark.parametrize("name", ["ingest", "featurestore", "training"])
+def test_a_command_starts_without_what_it_may_not_need(name: str) -> None:
+    (script,) = entry_points(group="console_scripts", name=name)
+    assert imported_by(f"import {script.module}") == set()
+
+
+def test_the_trainer_never_imports_what_fetches_and_decodes() -> None:
+    modules = "training.run, training.iterations, training.evaluate, training.ensemble, training.finetune"
+    assert imported_by(f"import {modules}") & {"ray", "av", "yt_dlp"} == set()

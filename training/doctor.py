@@ -1,0 +1,231 @@
+"""What a training needs on this machine: what is there, what is missing, and what a run would take, by a dry run."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from featurestore.loader import sequential_batches
+from featurestore.store import Store
+from featurestore.teachercache import TeacherCache
+from manifests.errors import InputError
+from manifests.findings import Finding, Status
+from training.checkpoint import Stage
+from training.config import OptimiserConfig, RunConfig
+from training.plan import Plan, flops_of, make_plan, memory_of, stages_of
+from training.rates import FREE_SHARE, GIB, measured_rate, memory_bytes
+from training.splits import choose_split
+from training.steptrial import uses_autocast
+
+LIBRARIES = ("torch", "torchaudio", "numpy", "zarr", "pyarrow", "acm-sskd")
+# Of the dry run on a CPU: ten steps of two stages, at some 10^11 FLOP/s, are done in twenty seconds.
+MAX_CPU_FLOPS_PER_STEP = 1e11
+READING_S = 2.0
+SCARCE_SHARE = 2.0
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be trained, where, and on which store; `num_clips` stands in for a store that isn't there yet."""
+
+    config: RunConfig
+    num_iterations: int
+    device: torch.device
+    store: Store | None
+    folder: Path
+    num_clips: int
+
+
+def examine(wish: Wish, *, with_trial: bool = True) -> Iterator[Finding]:
+    """The findings, as they come. With a trial, the last ones are a dry run's, of twenty seconds or so."""
+    yield examine_versions()
+    yield examine_device(wish.device)
+    if wish.device.type == "cuda":
+        yield examine_compiler(wish.config)
+    reads_per_s = None
+    if wish.store is not None:
+        yield examine_store(wish.store, wish.config)
+        teacher = wish.config.distill.teacher
+        if teacher not in ("none", "own"):
+            yield examine_teacher(wish.store, teacher)
+        finding, reads_per_s = examine_reading(wish.store, wish.config)
+        yield finding
+    if with_trial:
+        yield from examine_trial(wish, reads_per_s)
+
+
+def examine_versions() -> Finding:
+    """The libraries that results depend on."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
+    return Finding("versions", Status.OK, f"Python {sys.version.split()[0]}, {', '.join(versions)}")
+
+
+def examine_device(device: torch.device) -> Finding:
+    """The device that is trained on, and why it is no GPU where it isn't."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        free, total = torch.cuda.mem_get_info(device)
+        found = (
+            f"{properties.name}, compute capability {properties.major}.{properties.minor}, {free / GIB:.0f} of "
+            f"{total / GIB:.0f} GiB free, CUDA {torch.version.cuda}"
+        )
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            return Finding("device", Status.WARNING, f"{found}, no bfloat16", "--set precision=float32")
+        if free < total / 2:
+            return Finding("device", Status.WARNING, found, "others use it: `nvidia-smi` says who")
+        return Finding("device", Status.OK, found)
+    memory = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {memory_bytes(device) / GIB:.0f} GiB"
+    if torch.cuda.is_available():
+        return Finding("device", Status.WARNING, f"CPU ({memory}), though there is a GPU", "--device cuda")
+    if Path("/dev/nvidia0").exists():
+        why = "built without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}, can't use it"
+        remedy = "install a torch for this driver (`nvidia-smi` names its CUDA): https://pytorch.org/get-started"
+        return Finding("device", Status.WARNING, f"CPU ({memory}): there is an NVIDIA GPU, but torch is {why}", remedy)
+    return Finding("device", Status.OK, f"CPU ({memory}); no GPU: presets demo, tiny and small are for this")
+
+
+def examine_compiler(config: RunConfig) -> Finding:
+    """What torch.compile needs beside torch."""
+    if config.compile == "off":
+        return Finding("torch.compile", Status.OK, "off")
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        remedy = "install gcc, or --set compile=off"
+        return Finding("torch.compile", Status.MISSING, "no C compiler, which it needs at its first step", remedy)
+    return Finding("torch.compile", Status.OK, f"{compiler}")
+
+
+def examine_store(store: Store, config: RunConfig) -> Finding:
+    """Whether the store holds what the configuration wants of it."""
+    name, held = f"store {store.location}", store.file.fbank.num_frames
+    if held < config.model.num_frames:
+        found = f"its clips have {held} frames, and the model takes {config.model.num_frames}"
+        remedy = f"--set model.num_frames={held}, or ingest with --num-frames {config.model.num_frames}"
+        return Finding(name, Status.MISSING, found, remedy)
+    try:
+        split = choose_split(store, config.data, config.seed)
+    except InputError as error:
+        return Finding(name, Status.MISSING, str(error), "see `featurestore info`")
+    found = (
+        f"{len(store):,} clips, {store.num_classes} labels; {len(split.train):,} to train on, "
+        f"{len(split.held_out):,} held out ({split.name})"
+    )
+    if not store.num_classes and config.distill.classify:
+        return Finding(name, Status.WARNING, f"{found}: no labels to learn", "--set distill.classify=false")
+    return Finding(name, Status.OK, found)
+
+
+def examine_teacher(store: Store, teacher: str) -> Finding:
+    """Whether every clip has the teacher's embedding."""
+    remedy = f"featurestore build-teacher --model ... --name {teacher} --store {store.location}"
+    try:
+        cache = TeacherCache(store, teacher)
+        missing = sum(len(cache.missing_rows(shard)) for shard in range(store.snapshot.num_shards))
+    except InputError as error:
+        return Finding(f"teacher {teacher}", Status.MISSING, str(error), remedy)
+    if missing:
+        return Finding(f"teacher {teacher}", Status.WARNING, f"{missing:,} clips have no embedding yet", remedy)
+    found = f"{cache.attributes.embedding_dim} wide, of every clip"
+    return Finding(f"teacher {teacher}", Status.OK, found)
+
+
+def examine_reading(store: Store, config: RunConfig) -> tuple[Finding, float]:
+    """Reads batches for two seconds: what the loader gives, in clips a second."""
+    num_read, started = 0, time.perf_counter()
+    size = config.multissl.optimiser.batch_size
+    for batch in sequential_batches(store, store.rows(), size):
+        num_read += len(batch.rows)
+        if time.perf_counter() - started > READING_S:
+            break
+    rate = num_read / (time.perf_counter() - started)
+    return Finding("reading", Status.OK, f"{rate:,.0f} clips/s in the store's order ({num_read:,} clips read)"), rate
+
+
+def examine_trial(wish: Wish, reads_per_s: float | None) -> Iterator[Finding]:
+    """Steps on noise: hours, memory and disk of the run that is wished for."""
+    config = small_enough(wish.config, wish.device)
+    try:
+        rate = measured_rate(config, 1, wish.device)
+    except InputError as error:
+        yield Finding("dry run", Status.MISSING, str(error), "choose a smaller preset")
+        return
+    num_clips = wish.num_clips
+    if wish.store is not None:
+        num_clips = len(choose_split(wish.store, wish.config.data, wish.config.seed).train)
+    autocast = uses_autocast(wish.config, wish.device)
+    plan = make_plan(wish.config, num_clips, wish.num_iterations, 1, rate, autocast=autocast)
+    yield _time(plan, config)
+    yield _memory(plan)
+    yield examine_disk(wish.folder, plan.disk.checkpoints)
+    if reads_per_s is not None and reads_per_s < plan.loader_clips_per_s:
+        found = f"the device takes {plan.loader_clips_per_s:,.0f} clips/s, more than are read"
+        yield Finding("data wait", Status.WARNING, found, "keep the store on a faster disk of this machine")
+
+
+def small_enough(config: RunConfig, device: torch.device) -> RunConfig:
+    """The configuration with batches halved until a step fits into the memory and, on a CPU, takes a second or so."""
+
+    def fits(stage: Stage) -> bool:
+        memory = memory_of(config, stage, 1, autocast=uses_autocast(config, device))
+        needed = (memory.recomputing if config.model.recompute else memory.keeping).total
+        quick = device.type != "cpu" or flops_of(config, stage, 1).hardware <= MAX_CPU_FLOPS_PER_STEP
+        return quick and needed <= FREE_SHARE * memory_bytes(device)
+
+    # Compiling takes longer than the trial.
+    config = config.model_copy(update={"compile": "off"})
+    for stage in stages_of(config):
+        while not fits(stage) and _optimiser(config, stage).batch_size > 2:
+            smaller = _optimiser(config, stage).model_copy(
+                update={"batch_size": _optimiser(config, stage).batch_size // 2}
+            )
+            section = getattr(config, stage).model_copy(update={"optimiser": smaller})
+            config = config.model_copy(update={stage: section})
+    return config
+
+
+def examine_disk(folder: Path, needed_bytes: int) -> Finding:
+    """Room and permission for the run's folder."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            free = shutil.disk_usage(existing).free
+    except OSError as error:
+        return Finding("disk", Status.MISSING, f"{existing} can't be written to: {error.strerror}", "choose --run")
+    found = f"{free / 1e9:,.1f} GB free at {existing}; checkpoints take {needed_bytes / 1e9:,.2f} GB"
+    if free < needed_bytes:
+        return Finding("disk", Status.MISSING, found, "make room, or choose another --run")
+    if free < SCARCE_SHARE * needed_bytes:
+        return Finding("disk", Status.WARNING, found, "make room: a checkpoint is written before its older one goes")
+    return Finding("disk", Status.OK, found)
+
+
+def _time(plan: Plan, tried: RunConfig) -> Finding:
+    sizes = " and ".join(str(_optimiser(tried, stage).batch_size) for stage in stages_of(tried))
+    found = (
+        f"{plan.gpu_hours:,.2f} hours on {plan.num_clips:,} clips, iterations: {plan.num_iterations}; evaluations left "
+        f"out ({plan.rate.source}; steps of {sizes} clips, not compiled)"
+    )
+    return Finding("time", Status.OK, found)
+
+
+def _memory(plan: Plan) -> Finding:
+    parts = []
+    for memory in plan.memory:
+        wanted = memory.recomputing if plan.recompute else memory.keeping
+        parts.append(f"{memory.stage} {wanted.total / GIB:.1f} GiB")
+    found = f"{', '.join(parts)} of {(plan.rate.memory_bytes or 0) / GIB:.0f} (worked out)"
+    if all(plan.fits(memory) for memory in plan.memory):
+        return Finding("memory", Status.OK, found)
+    remedy = "--set model.recompute=true, a smaller batch_size, or several GPUs (docs/distributed.md)"
+    return Finding("memory", Status.MISSING, found, remedy)
+
+
+def _optimiser(config: RunConfig, stage: Stage) -> OptimiserConfig:
+    return config.multissl.optimiser if stage == "multissl" else config.distill.optimiser
