@@ -1,14 +1,14 @@
 """The command `featurestore`: look into a store, check it, cache teachers."""
 
+import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from featurestore.cli_info import JsonOption, StoreArgument, info
 from featurestore.cli_pages import figures, inspect
 from featurestore.cli_probe import probe, verify_teacher
 from featurestore.cli_teacher import build_teacher
@@ -19,7 +19,6 @@ from featurestore.verifyshard import Problem
 from ingest.layout import choose_store, read_store_file
 from ingest.location import open_location
 from manifests.console import run
-from manifests.errors import InputError
 
 if TYPE_CHECKING:
     from featurestore.copying import Choice
@@ -36,24 +35,13 @@ app.command()(figures)
 app.command()(probe)
 app.command("verify-teacher")(verify_teacher)
 app.command("build-teacher")(build_teacher)
+app.command()(info)
 
-StoreArgument = Annotated[
-    str | None, typer.Argument(help="The store's folder or URL. Default: the only store under ./data.")
-]
 MAX_PROBLEMS_SHOWN = 50
 
 
 @app.command()
-def info(store: StoreArgument = None) -> None:
-    """What a store holds.
-
-    Example: featurestore info data/esc50
-    """
-    _print_info(Store(choose_store(store)))
-
-
-@app.command()
-def verify(store: StoreArgument = None) -> None:
+def verify(store: StoreArgument = None, as_json: JsonOption = False) -> None:
     """Check hashes, members, shapes, values, the index and the teacher caches. Exit status 1 when something is wrong.
 
     Example: featurestore verify data/esc50
@@ -62,6 +50,9 @@ def verify(store: StoreArgument = None) -> None:
 
     location = choose_store(store)
     problems = find_problems(location)
+    if as_json:
+        print(json.dumps([asdict(problem) for problem in problems]))
+        raise typer.Exit(1 if problems else 0)
     _print_problems(problems)
     if problems:
         print(f"{location}: {len(problems)} problems; `featurestore repair {location}` mends what can be made anew")
@@ -142,12 +133,16 @@ def leakage(
     show_all: Annotated[
         bool, typer.Option("--all", help=f"Print all that is found, and not the first {MAX_PROBLEMS_SHOWN} alone.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find recordings, and sounds that are equal, on both sides of a split. Exit status 1 when there are some.
 
     Example: featurestore leakage data/audioset
     """
     leaks = find_leaks([Store(choose_store(store)) for store in stores])
+    if as_json:
+        print(json.dumps([asdict(leak) for leak in leaks]))
+        raise typer.Exit(1 if leaks else 0)
     for leak in leaks if show_all else leaks[:MAX_PROBLEMS_SHOWN]:
         print(leak)
     if leaks:
@@ -181,30 +176,3 @@ def _print_problems(problems: list[Problem]) -> None:
         print(problem)
     if len(problems) > MAX_PROBLEMS_SHOWN:
         print(f"... and {len(problems) - MAX_PROBLEMS_SHOWN} more")
-
-
-def _print_info(store: Store) -> None:
-    file, snapshot = store.file, store.snapshot
-    table = Table(show_header=False, title=Text(str(store.location)))
-    table.add_row("dataset", file.dataset)
-    table.add_row("clips", f"{snapshot.num_clips} in shards, {len(store.rows(asked=True))} asked for")
-    table.add_row("shards", f"{snapshot.num_shards} of up to {file.clips_per_shard} clips")
-    table.add_row("fbank", f"{file.fbank.num_frames} frames x {file.fbank.num_mel_bins} mel, float16, not normalised")
-    table.add_row("mean, std", f"{snapshot.mean:.4f}, {snapshot.std:.4f}")
-    table.add_row("labels", f"{len(file.vocabulary)} classes, {'several' if store.is_multi_label else 'one'} a clip")
-    table.add_row("splits", ", ".join(f"{name}: {len(store.rows(split=name))}" for name in store.splits) or "none")
-    table.add_row("folds", ", ".join(f"{fold}: {len(store.rows(fold=fold))}" for fold in store.folds) or "none")
-    table.add_row("snapshot", f"{snapshot.number}, fingerprint {snapshot.fingerprint}")
-    for name in store.teachers:
-        table.add_row(f"teacher {name}", _teacher_line(store, name))
-    Console(markup=False).print(table)
-
-
-def _teacher_line(store: Store, name: str) -> str:
-    from featurestore.teachercache import TeacherCache
-
-    try:
-        cache = TeacherCache(store, name)
-    except InputError as error:
-        return f"unusable: {error}"
-    return f"{', '.join(cache.outputs)}; embedding of {cache.embedding_dim} by {cache.attributes.teacher}"

@@ -1,29 +1,24 @@
 """The command `ingest`: corpora to shards."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ingest.cli_look import doctor, status
 from ingest.download import YOUTUBE, video_url
 from ingest.fetch import fetch_archive
-from ingest.layout import choose_store
 from ingest.lists import fetch_lists
 from ingest.location import Location, open_location
-from ingest.options import COMMON, LISTED, Common, Listed, RayOption, takes
-from ingest.status import Status, read_status
+from ingest.options import COMMON, LISTED, Common, Listed, takes
 from manifests.audioset import audioset_lists, audioset_manifest
 from manifests.clips import Manifest, Sources
 from manifests.console import run
 from manifests.demo import demo_manifest
 from manifests.errors import InputError
 from manifests.esc50 import ESC50_URL, esc50_manifest
-from manifests.findings import is_fit, print_findings
 from manifests.folder import FolderOptions, folder_manifest, passed_over
 from manifests.listing import Listing
 from manifests.vggsound import VGGSOUND_LISTS, vggsound_manifest
@@ -34,6 +29,9 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+
+app.command()(status)
+app.command()(doctor)
 
 SegmentOption = Annotated[float | None, typer.Option(help="Cut every file into clips of so many seconds.")]
 
@@ -172,41 +170,6 @@ def demo(common: Common, num_clips: Annotated[int, typer.Option(min=1, help="How
     _ingest(made, target, common)
 
 
-@app.command()
-def status(
-    store: Annotated[
-        str | None, typer.Argument(help="The store's folder or URL. Default: the only one under ./data.")
-    ] = None,
-) -> None:
-    """Coverage per class and the reasons of failures, of a finished or unfinished store.
-
-    Example: ingest status data/esc50
-    """
-    _print_status(read_status(choose_store(store)))
-
-
-@app.command()
-def doctor(
-    store: Annotated[str | None, typer.Option(help="The folder or URL that a store is to go to.")] = None,
-    ray_address: RayOption = None,
-    ray: Annotated[bool, typer.Option("--ray/--no-ray", help="Start a Ray to see whether it works.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
-) -> None:
-    """What an ingest needs, and what of it is missing here. Exit status 1 when it can't do without.
-
-    Example: ingest doctor --store s3://bucket/audioset
-    """
-    from ingest.doctor import examine
-
-    findings = examine(store, ray_address, with_ray=ray)
-    if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
-    else:
-        print_findings(findings)
-    if not is_fit(findings):
-        raise typer.Exit(1)
-
-
 def main() -> None:
     """The console script."""
     run(app)
@@ -273,26 +236,3 @@ def _ingest(manifest: Manifest, target: Location, common: Common, lists: dict[st
     )
     if failed:
         print(f"{failed} clips failed: see `ingest status {target}`")
-
-
-def _print_status(status: Status) -> None:
-    console = Console(markup=False)  # names of classes and files may hold brackets
-    store = status.store
-    done = "finished"
-    if store.num_shards > store.num_shards_published and status.num_shards_done == store.num_shards:
-        done = "all made, but not closed: too many clips failed; see --retry-failed and --max-failures"
-    elif store.num_shards > store.num_shards_published:
-        done = "not finished: run the ingest command again to go on"
-    console.print(f"{store.dataset}: {status.num_shards_done} of {store.num_shards} shards, {done}")
-    console.print(f"clips: {status.num_ok} in shards, {status.num_failed} failed, {status.num_asked} asked for")
-    if status.reasons:
-        reasons = Table("reason", "clips", "for instance")
-        for reason, count in status.reasons.most_common():
-            reasons.add_row(reason, str(count), status.examples[reason])
-        console.print(reasons)
-    if status.asked:
-        coverage = Table("class", "in shards", "asked for", "coverage")
-        for name, asked in sorted(status.asked.items()):
-            present = status.present[name]
-            coverage.add_row(name, str(present), str(asked), f"{present / asked:.1%}")
-        console.print(coverage)

@@ -1,5 +1,6 @@
 """The command `featurestore`: what it prints, its exit status, and mistakes told in one line."""
 
+import json
 import os
 import re
 import subprocess
@@ -72,6 +73,24 @@ def assert_error(outcome: Outcome, pattern: str) -> None:
     assert outcome.status == 2
     assert outcome.out == ""
     assert re.fullmatch(rf"error: .*{pattern}.*\n", outcome.err), outcome.err
+
+
+def test_json_for_machines(featurestore: Command, store_root: Path, store_copy: Path) -> None:
+    store = Store(store_root)
+    said = json.loads(featurestore("info", store_root, "--json").out)
+    assert (said["num_clips"], said["num_shards"], said["mean"]) == (12, 3, store.snapshot.mean)
+    assert said["labels"] == list(store.file.vocabulary.ids)
+    whole = featurestore("verify", store_root, "--json")
+    assert (whole.status, json.loads(whole.out)) == (0, [])
+    tar = store_copy / Store(store_copy).tar_name(1)
+    content = bytearray(tar.read_bytes())
+    content[5000] ^= 1
+    tar.write_bytes(content)
+    broken = featurestore("verify", store_copy, "--json")
+    assert broken.status == 1
+    assert {problem["shard"] for problem in json.loads(broken.out)} == {1}
+    apart = featurestore("leakage", store_root, store_copy, "--json")
+    assert (apart.status, json.loads(apart.out)) == (0, [])
 
 
 def test_info(featurestore: Command, finished_store: Store) -> None:

@@ -1,5 +1,6 @@
 """The command line: what it prints, and that bad input is one line and status 2."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -47,6 +48,12 @@ def test_failures_are_counted_and_listed(run: Run, tmp_path: Path) -> None:
     assert "not_audio" in status.out
     assert "[red]x" in status.out
     assert "50.0%" in status.out
+
+
+def test_status_for_machines(run: Run, store_root: Path) -> None:
+    said = json.loads(run("status", store_root, "--json").out)
+    assert (said["num_asked"], said["num_ok"], said["num_failed"], said["reasons"]) == (12, 12, 0, {})
+    assert list(said["classes"].values()) == [{"asked": 4, "ok": 4}] * 3
 
 
 def test_status_of_an_unfinished_store(run: Run, store_root: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from training.report.read import Curve, RecordedRun
 MAX_POINTS = 500
 _SIGNIFICANT_DIGITS = 5
 _LOSSES = ("loss", "classify", "regress")
-_LOSS_ENDINGS = ("_restore", "_mse", "_kl", "_contrast")
+_LOSS_BEGINNINGS = ("intra_", "inter_")  # the terms of a view, a new one's too
 _SPEED = ("learning_rate", "clips_per_s", "data_wait_share")
 # Constants, which the summary tells.
 _NOT_DRAWN = ("eval_num_",)
@@ -50,7 +50,7 @@ def group_of(key: str) -> str:
         return GROUPS[2]
     if slash:
         return prefix
-    if key in _LOSSES or key.endswith(_LOSS_ENDINGS):
+    if key in _LOSSES or key.startswith(_LOSS_BEGINNINGS):
         return GROUPS[0]
     if key.startswith("eval_"):
         return GROUPS[3]

@@ -36,7 +36,8 @@ def test_no_peak_gets_lost(values: list[float], max_points: int) -> None:
 
 def test_groups() -> None:
     wanted = {
-        "loss": 0, "inter_kl": 0, "classify": 0, "gradient_norm": 1, "gradient_norm/intra_restore": 1,
+        "loss": 0, "inter_kl": 0, "intra_variance": 0, "classify": 0,
+        "gradient_norm": 1, "gradient_norm/intra_restore": 1,
         "feature_spread": 2, "feature_spread/raw": 2, "eval_accuracy": 3, "clips_per_s": 4,
     }  # fmt: skip
     assert {key: group_of(key) for key in wanted} == {key: GROUPS[place] for key, place in wanted.items()}
