@@ -18,8 +18,8 @@ from manifests.clips import Clip, Sources
 from manifests.errors import InputError
 from manifests.parts import ManifestFile
 
-# Sidecars are read again only when a caller jumps between more shards than these.
-MAX_SIDECARS_IN_MEMORY = 4
+# Sidecars, of half a megabyte, are read again only when a caller jumps between more shards than these.
+MAX_SIDECARS_IN_MEMORY = 64
 
 
 class Store:

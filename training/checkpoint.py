@@ -1,4 +1,4 @@
-"""Checkpoints: one file that says what it is, whole or absent, loaded without pickles."""
+"""Checkpoints: one file that says what it is, whole or absent, loaded without pickles; or exported as safetensors."""
 
 import json
 import pickle
@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile, is_zipfile
 
+import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ingest.atomic import atomic_path
+from ingest.atomic import atomic_path, atomic_write
 from manifests.errors import InputError
 from manifests.geometry import FbankSpec
 from manifests.vocabulary import Vocabulary
@@ -22,6 +24,22 @@ from training.written import cannot_write
 
 FORMAT: Literal[1] = 1
 Stage = Literal["multissl", "distill"]
+SAFETENSORS = ".safetensors"
+WEIGHTS_FILE = "model.safetensors"  # in an exported folder, as Hugging Face names it
+# The one entry of a safetensors file's metadata: of several, their order would vary from call to call.
+DESCRIPTION_KEY = "acm-sskd"
+
+# What reading any other file leads to.
+NOT_OURS = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    BadZipFile,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 
 
 class About(BaseModel):
@@ -82,9 +100,31 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Reads a checkpoint of ours. Raises InputError for any other file."""
+def save_safetensors(checkpoint: Checkpoint, description: dict[str, Any], path: Path) -> None:
+    """Writes the network, without the optimiser; `description` (JSON) lies beside `about` in the file's metadata."""
+    content = {**description, "about": checkpoint.about.model_dump(mode="json")}
+    weights = {name: part.contiguous() for name, part in checkpoint.network.items()}
     try:
+        atomic_write(path, safetensors.torch.save(weights, {DESCRIPTION_KEY: json.dumps(content)}))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _load_safetensors(path: Path, device: torch.device | str) -> Checkpoint:
+    """What :func:`save_safetensors` wrote. Raises OSError, SafetensorError, or ValueError for another's file."""
+    with path.open("rb"), safe_open(path, framework="pt", device=str(device)) as file:
+        metadata = file.metadata() or {}
+        if DESCRIPTION_KEY not in metadata:
+            raise ValueError("its metadata don't say so")
+        about = About.model_validate(json.loads(metadata[DESCRIPTION_KEY])["about"])
+        return Checkpoint(about, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Reads a checkpoint of ours, or its weights as safetensors. Raises InputError for any other file."""
+    try:
+        if path.suffix == SAFETENSORS:
+            return _load_safetensors(path, device)
         # torch takes a file that is no archive for one of its old formats, and says of it whatever its bytes lead to.
         with path.open("rb") as file:
             if not is_zipfile(file):
@@ -96,7 +136,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         return Checkpoint(about, content["network"], content["optimiser"])
     except OSError as error:
         raise InputError(f"the checkpoint {path} can't be read: {error.strerror or error}") from error
-    except (RuntimeError, ValueError, LookupError, TypeError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
+    except NOT_OURS as error:
         reason = (
             "it has other fields"
             if isinstance(error, ValidationError)

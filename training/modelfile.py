@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from featurestore.store import Store
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
-from training.checkpoint import About, Checkpoint, load_checkpoint
+from training.checkpoint import WEIGHTS_FILE, About, Checkpoint, load_checkpoint
 from training.iterations import EVAL_FILE
 from training.loop import LAST
 from training.predictions import FILE_NAME
@@ -19,13 +19,15 @@ from training.splits import Split, choose_split, outside_evaluation
 
 
 def find_checkpoint(model: Path, *, either_stage: bool = False) -> Path:
-    """A checkpoint file; or that of an iteration's folder, or of a run's last iteration that has its evaluation.
+    """A checkpoint file; or that of an iteration's folder, of an exported one, or of a run's last evaluated iteration.
 
     With `either_stage`, that of the last Multi-SSL stage will do where no iteration is finished. Raises InputError for
     a folder without any.
     """
     if not model.is_dir():
         return model
+    if (model / WEIGHTS_FILE).exists():
+        return model / WEIGHTS_FILE
     if (model / EVAL_FILE).exists():
         return model / "distill" / LAST
     finished = [path.parent for path in model.glob(f"iter*/{EVAL_FILE}") if _number(path.parent) > 0]

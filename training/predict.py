@@ -1,24 +1,16 @@
-"""Tags for audio files: any length, window by window, averaged."""
+"""Tags of files of any length: of all of a file, of each window, and events where a label goes on over windows."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ingest.decode import decode, open_audio
-from ingest.featurise import window_fbank
-from ingest.ledger import ClipError, Reason
-from manifests.geometry import FbankSpec
-from training.checkpoint import Checkpoint, load_student
-from training.inference import infer
+from manifests.vocabulary import Vocabulary
+from training.hearing import HeardWindow
 
-# A rest shorter than this share of a window is left out, unless it is all there is.
-MIN_WINDOW_SHARE = 0.5
-BATCH_SIZE = 16
+Aggregate = Literal["mean", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,39 +22,115 @@ class Tag:
     probability: float
 
 
-class Predictor:
-    """A trained student with all that it needs to take audio files."""
+@dataclass(frozen=True, slots=True)
+class WindowTags:
+    """The likeliest labels of a window, in seconds from the file's start."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        self._about = checkpoint.about
-        self._student = load_student(checkpoint).to(device)
-        self._device = device
-        self._spec = checkpoint.about.fbank.model_copy(update={"num_frames": checkpoint.about.model.num_frames})
-
-    def tags(self, path: Path) -> list[Tag]:
-        """All labels of a file, likeliest first. Raises ClipError when it can't be read."""
-        windows, said = _windows(path, self._spec), []
-        while part := list(islice(windows, BATCH_SIZE)):
-            fbank = torch.from_numpy(np.stack(part)).to(self._device)
-            inference = infer(self._student, fbank, self._about.normalisation)
-            said.append(inference.probabilities(one_label=self._about.one_label))
-        mean = torch.cat(said).mean(0).tolist()
-        labels = self._about.vocabulary.labels
-        order = sorted(range(len(mean)), key=lambda index: -mean[index])
-        return [Tag(labels[index].id, labels[index].name, mean[index]) for index in order]
+    start_s: float
+    end_s: float
+    tags: list[Tag]
 
 
-def _windows(path: Path, spec: FbankSpec) -> Iterator[NDArray[np.float16]]:
-    """Fbanks of consecutive windows; only one window's audio is in memory at a time."""
-    window_s = spec.num_samples / spec.sample_rate_hz
-    with open_audio(path) as source:
-        start_s, found = 0.0, False
-        while True:
-            waveform = decode(source, spec.sample_rate_hz, start_s, window_s)
-            least = spec.frame_length if not found else int(MIN_WINDOW_SHARE * spec.num_samples)
-            if waveform.size < least:
-                break
-            yield window_fbank(waveform, spec)
-            found, start_s = True, start_s + window_s
-    if not found:
-        raise ClipError(Reason.TOO_SHORT, f"less than one frame of {spec.frame_length_ms} ms")
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A label that reaches the threshold in windows that follow on each other; `tag` has the highest probability."""
+
+    start_s: float
+    end_s: float
+    tag: Tag
+
+
+@dataclass(frozen=True, slots=True)
+class FileTags:
+    """What was heard in a file up to `end_s`; `windows` and `events` are empty where they weren't asked for."""
+
+    file: str
+    end_s: float
+    num_windows: int
+    tags: list[Tag]
+    windows: list[WindowTags]
+    events: list[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class TagOptions:
+    """The `top` likeliest labels, of those that reach `threshold`; events of all labels that reach it."""
+
+    top: int = 5
+    threshold: float | None = None
+    aggregate: Aggregate = "mean"
+    with_windows: bool = False
+    event_threshold: float | None = None
+
+
+class FileTagger:
+    """Takes a file's windows one after the other; its memory doesn't grow with them, but for what is asked for."""
+
+    def __init__(self, vocabulary: Vocabulary, options: TagOptions) -> None:
+        self._vocabulary, self._options = vocabulary, options
+        self._sum = np.zeros(len(vocabulary))
+        self._max = np.zeros(len(vocabulary))
+        self._num_windows, self._end_s = 0, 0.0
+        self._windows: list[WindowTags] = []
+        self._events = None if options.event_threshold is None else EventFinder(vocabulary, options.event_threshold)
+
+    def add(self, window: HeardWindow) -> None:
+        """The next window, of a model with labels."""
+        if window.probabilities is None:
+            raise ValueError("a model without labels has no tags")
+        self._sum += window.probabilities
+        np.maximum(self._max, window.probabilities, out=self._max)
+        self._num_windows, self._end_s = self._num_windows + 1, window.end_s
+        if self._options.with_windows:
+            self._windows.append(WindowTags(window.start_s, window.end_s, self._likeliest(window.probabilities)))
+        if self._events is not None:
+            self._events.add(window.start_s, window.end_s, window.probabilities)
+
+    def result(self, file: str) -> FileTags:
+        """What all windows together say; there has to be one."""
+        together = self._max if self._options.aggregate == "max" else self._sum / self._num_windows
+        events = [] if self._events is None else self._events.finish()
+        return FileTags(file, self._end_s, self._num_windows, self._likeliest(together), self._windows, events)
+
+    def _likeliest(self, probabilities: NDArray[np.floating]) -> list[Tag]:
+        threshold = self._options.threshold or 0.0
+        order = np.argsort(-probabilities, kind="stable")[: self._options.top]
+        return [_tag(self._vocabulary, i, probabilities[i]) for i in order.tolist() if probabilities[i] >= threshold]
+
+
+class EventFinder:
+    """Merges, for each label, windows that reach a threshold and touch or overlap."""
+
+    def __init__(self, vocabulary: Vocabulary, threshold: float) -> None:
+        self._vocabulary, self._threshold = vocabulary, threshold
+        self._open: dict[int, Event] = {}
+        self._closed: list[Event] = []
+
+    def add(self, start_s: float, end_s: float, probabilities: NDArray[np.floating]) -> None:
+        """The next window, which begins after the one before, and its probabilities (C)."""
+        still_open: dict[int, Event] = {}
+        for index in np.flatnonzero(probabilities >= self._threshold).tolist():
+            tag, before = _tag(self._vocabulary, index, probabilities[index]), self._open.get(index)
+            if before is not None and start_s <= before.end_s:
+                del self._open[index]
+                likelier = max(before.tag, tag, key=lambda one: one.probability)
+                still_open[index] = Event(before.start_s, end_s, likelier)
+            else:
+                still_open[index] = Event(start_s, end_s, tag)
+        self._closed += self._open.values()
+        self._open = still_open
+
+    def finish(self) -> list[Event]:
+        """All events by their start, those of one start by their probability."""
+        found = [*self._closed, *self._open.values()]
+        return sorted(found, key=lambda event: (event.start_s, -event.tag.probability, event.tag.label_id))
+
+
+def _tag(vocabulary: Vocabulary, index: int, probability: float) -> Tag:
+    label = vocabulary.labels[index]
+    return Tag(label.id, label.name, float(probability))
+
+
+def tags_as_json(tags: Sequence[Tag]) -> list[dict[str, str | float]]:
+    """Tags as they stand in JSON."""
+    return [{"id": tag.label_id, "name": tag.name, "probability": round(tag.probability, 6)} for tag in tags]

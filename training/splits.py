@@ -1,86 +1,22 @@
-"""Which clips of a store are trained on and which are held out."""
+"""Which clips of a store a run trains on and which it holds out, as its configuration says."""
 
-import hashlib
-from dataclasses import dataclass
-
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
-from featurestore.probeparts import EVAL_NAMES
+from featurestore.splits import Split, hold_out, outside_evaluation
 from featurestore.store import Store
 from manifests.errors import InputError
 from training.config import DataConfig
 
-# The name of what is held out with a share of 0.
-NOTHING = "nothing"
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows of the store: trained on, held out, and held out in the manifest (with those that failed in ingest)."""
-
-    train: NDArray[np.int64]
-    held_out: NDArray[np.int64]
-    num_listed: int
-    name: str
+__all__ = ["Split", "choose_split", "outside_evaluation"]
 
 
 def choose_split(store: Store, config: DataConfig, seed: int, *, for_training: bool = True) -> Split:
-    """The split that the configuration names; else the store's eval split, else its first fold, else a seeded share.
-
-    Raises InputError when the split or fold named doesn't exist, or leaves nothing to evaluate or, `for_training`, to
-    train on.
-    """
+    """What :func:`featurestore.splits.hold_out` gives for the configuration; raises InputError as it does."""
     if config.eval_split is not None and config.eval_fold is not None:
         raise InputError("data.eval_split and data.eval_fold are both given; choose one")
-    if config.eval_split is not None or (config.eval_fold is None and any(name in EVAL_NAMES for name in store.splits)):
-        name = config.eval_split or next(name for name in EVAL_NAMES if name in store.splits)
-        chosen = _by_split(store, name)
-    elif config.eval_fold is not None or store.folds:
-        chosen = _by_fold(store, store.folds[0] if config.eval_fold is None else config.eval_fold)
-    else:
-        chosen = _by_share(store, config.holdout_share, seed)
-    nothing_wanted = for_training and chosen.name == NOTHING
-    if (not len(chosen.held_out) and not nothing_wanted) or (for_training and not len(chosen.train)):
-        raise InputError(
-            f"{store.location}: with {chosen.name} held out there are {len(chosen.train)} clips to train on and "
-            f"{len(chosen.held_out)} to evaluate; both need at least one"
-        )
-    return chosen
-
-
-def outside_evaluation(store: Store) -> NDArray[np.int64]:
-    """What a store gives that is trained on beside another one: all clips but those of its evaluation splits."""
-    apart = [store.rows(split=name) for name in store.splits if name in EVAL_NAMES]
-    return np.setdiff1d(store.rows(), np.concatenate([np.empty(0, np.int64), *apart]))
-
-
-def _by_split(store: Store, name: str) -> Split:
-    if name not in store.splits:
-        raise InputError(f"{store.location} has no split {name!r}; it has: {', '.join(store.splits) or 'none'}")
-    held_out, all_rows = store.rows(split=name), store.rows()
-    # Other evaluation parts aren't for training either.
-    apart = [store.rows(split=other) for other in store.splits if other in EVAL_NAMES or other == name]
-    return Split(np.setdiff1d(all_rows, np.concatenate(apart)), held_out, len(store.rows(split=name, asked=True)), name)
-
-
-def _by_fold(store: Store, fold: int) -> Split:
-    if fold not in store.folds:
-        folds = ", ".join(map(str, store.folds)) or "none"
-        raise InputError(f"{store.location} has no fold {fold}; it has: {folds}")
-    held_out = store.rows(fold=fold)
-    listed = len(store.rows(fold=fold, asked=True))
-    return Split(np.setdiff1d(store.rows(), held_out), held_out, listed, f"fold {fold}")
-
-
-def _by_share(store: Store, share: float, seed: int) -> Split:
-    """Held out by a hash of the source: its segments stay together, and on their side when other clips come."""
-    if share == 0:
-        return Split(store.rows(), np.zeros(0, np.int64), 0, NOTHING)
-    rows = store.rows(asked=True)
-    sources = store.column("source").take(pa.array(rows)).to_pylist()
-    digests = [hashlib.sha256(f"{seed}:{source}".encode()).digest()[:8] for source in sources]
-    held_out = np.array([int.from_bytes(digest, "big") < share * 2**64 for digest in digests])
-    ok = store.ok[rows]
-    return Split(rows[~held_out & ok], rows[held_out & ok], int(held_out.sum()), f"a seeded share of {share:g}")
+    return hold_out(
+        store,
+        split=config.eval_split,
+        fold=config.eval_fold,
+        share=config.holdout_share,
+        seed=seed,
+        for_training=for_training,
+    )

@@ -43,11 +43,18 @@ class Teacher(Protocol):
     specification); `vocabulary` orders the logits, and maps to others by label id, never by position.
     """
 
-    name: str
-    input: WaveformInput | FbankInput
     embedding_dim: int
-    vocabulary: Vocabulary | None
     provenance: dict[str, Any]
+
+    # To be read alone, so that a teacher may declare what it has more narrowly.
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def input(self) -> TeacherInput: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary | None: ...
 
     def to(self, device: torch.device) -> "Teacher":
         """Moves the model to a device; returns itself."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 TREE = Path(__file__).parents[2]
 PROGRAMS = ("ingest", "featurestore", "training")
-# The paper's log of how things were found quotes commands as they were.
+# LOG.md quotes commands as they were.
 PAGES = sorted(
     [
         TREE / "README.md",
@@ -36,6 +36,11 @@ def code_lines(page: Path) -> list[str]:
         elif fenced or line.startswith("    "):
             lines.append(line.strip())
     return "\n".join(lines).replace("\\\n", " ").splitlines()
+
+
+def code_blocks(page: Path) -> list[tuple[str, str]]:
+    """The fenced blocks of a page, in order: what they are marked as, and their content."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def shown_commands(page: Path) -> list[Command]:

@@ -1,4 +1,4 @@
-"""Tags of audio files of any length and rate."""
+"""Tags of audio files of any length and rate, by checkpoints; windows, events and what becomes of broken files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +10,20 @@ import torch
 from numpy.typing import NDArray
 
 from ingest.featurise import window_fbank
-from ingest.ledger import ClipError
-from training.checkpoint import About, Checkpoint, load_checkpoint, save_checkpoint
+from manifests.vocabulary import Vocabulary
+from training.checkpoint import About, Checkpoint, save_checkpoint
+from training.checkpointtagger import load_checkpoint_tagger
+from training.filewindows import windows_of
+from training.hearing import HeardWindow, HearingOptions
 from training.model.networks import Student
 from training.model.patches import patchify
-from training.predict import Predictor, Tag
+from training.parts import Failure
+from training.predict import EventFinder, FileTagger, FileTags, TagOptions
+from training.tagfiles import Tagging, tag_files
 
 WINDOW = 400 + 255 * 160  # samples of 256 frames
 CPU = torch.device("cpu")
 Write = Callable[..., Path]
-
-
-@pytest.fixture
-def predictor(checkpoint_path: Path) -> Predictor:
-    return Predictor(load_checkpoint(checkpoint_path), CPU)
 
 
 @pytest.fixture
@@ -41,74 +41,121 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def by_hand(windows: list[NDArray[np.float32]], student: Student, about: About) -> dict[str, float]:
+def tagged(checkpoint: Path, files: list[Path]) -> list[FileTags | Failure]:
+    tagger = load_checkpoint_tagger(checkpoint, CPU)
+    options = TagOptions(top=100)
+    said: list[FileTags | Failure] = []
+    tag_files(files, Tagging(tagger, windows_of(tagger, None), HearingOptions(2, 4), options, "table"), said.append)
+    return said
+
+
+def by_hand(path: Path, num_windows: int, student: Student, about: About) -> dict[str, float]:
+    waveform: NDArray[np.float32] = soundfile.read(path, dtype="float32")[0]
+    windows = [waveform[number * WINDOW : (number + 1) * WINDOW] for number in range(num_windows)]
     fbanks = torch.from_numpy(np.stack([window_fbank(window, about.fbank) for window in windows])).float()
     with torch.no_grad():
-        said = student(patchify((fbanks - about.mean) / about.std, student.grid)).logits.softmax(1).mean(0)
+        logits = student(patchify((fbanks - about.mean) / about.std, student.grid)).logits
+    said = (logits.softmax(1) if about.one_label else logits.sigmoid()).mean(0)
     return dict(zip(about.vocabulary.ids, said.tolist(), strict=True))
 
 
-def found(tags: list[Tag]) -> dict[str, float]:
-    probabilities = [tag.probability for tag in tags]
+def found(said: FileTags | Failure) -> dict[str, float]:
+    assert isinstance(said, FileTags)
+    probabilities = [tag.probability for tag in said.tags]
     assert probabilities == sorted(probabilities, reverse=True)
-    assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
-    return {tag.label_id: tag.probability for tag in tags}
+    return {tag.label_id: tag.probability for tag in said.tags}
 
 
-@pytest.mark.parametrize(
-    ("num_samples", "num_windows"),
-    [
-        (400, 1),  # one frame
-        (WINDOW // 3, 1),  # looped
-        (WINDOW, 1),
-        (WINDOW + WINDOW // 2 - 1, 1),  # the rest is left out
-        (WINDOW + WINDOW // 2, 2),
-        (3 * WINDOW + 7, 3),
-        (19 * WINDOW, 19),  # more than are taken at a time
-    ],
-)
-def test_windows_are_averaged(
-    num_samples: int, num_windows: int, predictor: Predictor, write: Write, student: Student, about: About
+def test_windows_are_averaged_in_the_order_of_the_files(
+    checkpoint_path: Path, write: Write, student: Student, about: About
 ) -> None:
-    path = write(num_samples)
-    waveform = soundfile.read(path, dtype="float32")[0]
-    windows = [waveform[number * WINDOW : (number + 1) * WINDOW] for number in range(num_windows)]
-    assert found(predictor.tags(path)) == pytest.approx(by_hand(windows, student, about), abs=1e-4)
+    num_windows = {
+        400: 1,  # one frame
+        19 * WINDOW: 19,  # more than wait at a time
+        WINDOW // 3: 1,  # looped
+        WINDOW: 1,
+        WINDOW + WINDOW // 2 - 1: 1,  # the rest is left out
+        WINDOW + WINDOW // 2: 2,
+        3 * WINDOW + 7: 3,
+    }
+    files = [write(num_samples) for num_samples in num_windows]
+    all_said = tagged(checkpoint_path, files)
+    for said, path, number in zip(all_said, files, num_windows.values(), strict=True):
+        assert said.file == str(path)
+        assert found(said) == pytest.approx(by_hand(path, number, student, about), abs=1e-4)
+        assert isinstance(said, FileTags)
+        assert said.num_windows == number
 
 
-@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 44_100])
-@pytest.mark.parametrize("num_channels", [1, 2])
-def test_other_rates_and_channels(predictor: Predictor, write: Write, rate_hz: int, num_channels: int) -> None:
-    assert len(found(predictor.tags(write(3 * rate_hz, rate_hz, num_channels)))) == 3
+def test_other_rates_and_channels(checkpoint_path: Path, write: Write) -> None:
+    files = [write(3 * rate_hz, rate_hz, channels) for rate_hz in (8_000, 11_025, 44_100) for channels in (1, 2)]
+    for said in tagged(checkpoint_path, files):
+        assert sum(found(said).values()) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_several_labels_have_their_own_probabilities(
     about: About, student: Student, tmp_path: Path, write: Write
 ) -> None:
-    save_checkpoint(
-        Checkpoint(about.model_copy(update={"one_label": False}), student.state_dict()), tmp_path / "several.pt"
-    )
-    several = Predictor(load_checkpoint(tmp_path / "several.pt"), CPU)
+    several = about.model_copy(update={"one_label": False})
+    save_checkpoint(Checkpoint(several, student.state_dict()), tmp_path / "several.pt")
     path = write(WINDOW)
-    fbank = torch.from_numpy(window_fbank(soundfile.read(path, dtype="float32")[0], about.fbank)).float()[None]
-    with torch.no_grad():
-        logits = student(patchify((fbank - about.mean) / about.std, student.grid)).logits[0]
-    expected = dict(zip(about.vocabulary.names, logits.sigmoid().tolist(), strict=True))
-    assert {tag.name: tag.probability for tag in several.tags(path)} == pytest.approx(expected, abs=1e-4)
+    (said,) = tagged(tmp_path / "several.pt", [path])
+    assert found(said) == pytest.approx(by_hand(path, 1, student, several), abs=1e-4)
 
 
-def test_what_cannot_be_read(predictor: Predictor, write: Write, tmp_path: Path) -> None:
+def test_what_cannot_be_read(checkpoint_path: Path, write: Write, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("not a sound")
     (tmp_path / "empty.wav").touch()
     nan = tmp_path / "nan.wav"
     soundfile.write(nan, np.full(5000, np.nan, np.float32), 16_000, subtype="FLOAT")
-    for path, message in (
-        (tmp_path, "directory"),
-        (tmp_path / "text.txt", "."),
-        (tmp_path / "empty.wav", "empty"),
-        (tmp_path / "absent.wav", "no such file"),
-        (write(399), "less than one frame of 25 ms"),
-        (nan, "NaN or Inf"),
-    ):
-        with pytest.raises(ClipError, match=f"(?i){message}"):
-            predictor.tags(path)
+    whole = write(WINDOW)
+    expected = {
+        tmp_path / "text.txt": "not_audio",
+        whole: None,
+        tmp_path / "empty.wav": "not_audio",
+        tmp_path / "absent.wav": "missing",
+        write(399): "too_short",
+        nan: "non_finite",
+    }
+    said = tagged(checkpoint_path, list(expected))
+    assert [None if isinstance(one, FileTags) else one.reason for one in said] == list(expected.values())
+
+
+def windows(*probabilities: list[float], hop_s: float = 1.0) -> list[HeardWindow]:
+    return [
+        HeardWindow(0, number * hop_s, number * hop_s + 1.0, np.array(one, np.float32), np.zeros(1, np.float32), None)
+        for number, one in enumerate(probabilities)
+    ]
+
+
+VOCABULARY = Vocabulary.from_names(["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "expected"), [("mean", [("b", 0.5), ("a", 0.4)]), ("max", [("a", 0.8), ("b", 0.5)])]
+)
+def test_aggregates_by_hand(aggregate: str, expected: list[tuple[str, float]]) -> None:
+    tagger = FileTagger(VOCABULARY, TagOptions(top=2, threshold=0.3, aggregate=aggregate, with_windows=True))  # type: ignore[arg-type]
+    for window in windows([0.8, 0.5, 0.1], [0.0, 0.5, 0.2]):
+        tagger.add(window)
+    said = tagger.result("f")
+    assert [(tag.name, pytest.approx(tag.probability)) for tag in said.tags] == expected
+    assert [[tag.name for tag in window.tags] for window in said.windows] == [["a", "b"], ["b"]]
+    assert said.end_s == 2.0
+
+
+@pytest.mark.parametrize(
+    ("hop_s", "expected"),
+    [
+        (1.0, [(0, 2, "a", 0.9), (1, 2, "b", 0.6), (3, 4, "a", 0.5)]),
+        (0.5, [(0, 1.5, "a", 0.9), (0.5, 1.5, "b", 0.6), (1.5, 2.5, "a", 0.5)]),  # overlapping windows
+        (2.0, [(0, 1, "a", 0.7), (2, 3, "a", 0.9), (2, 3, "b", 0.6), (6, 7, "a", 0.5)]),  # with gaps: nothing to merge
+    ],
+)
+def test_events_by_hand(hop_s: float, expected: list[tuple[float, float, str, float]]) -> None:
+    finder = EventFinder(VOCABULARY, threshold=0.5)
+    for window in windows([0.7, 0.4, 0], [0.9, 0.6, 0], [0.1, 0.2, 0], [0.5, 0, 0.49], hop_s=hop_s):
+        assert window.probabilities is not None
+        finder.add(window.start_s, window.end_s, window.probabilities)
+    events = [(one.start_s, one.end_s, one.tag.name, round(one.tag.probability, 4)) for one in finder.finish()]
+    assert events == expected

@@ -14,8 +14,9 @@ from featurestore.store import Store
 from featurestore.teachers.registry import GROUP, load_teacher
 from manifests.errors import InputError
 
-PACKAGE = Path(__file__).parent / "spectrum"
-DOCS = Path(__file__).parents[3] / "docs" / "teachers.md"
+ROOT = Path(__file__).parents[3]
+PACKAGE = ROOT / "examples" / "custom_teacher"
+DOCS = ROOT / "docs" / "teachers.md"
 
 
 @pytest.fixture
