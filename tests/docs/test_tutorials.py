@@ -108,7 +108,7 @@ def test_own_folder(home: Path) -> None:
     assert any(name in tags for name in ("blackbird", "robin", "wren"))
     assert (home / "birds-page" / "index.html").exists()
     assert (home / "runs" / "birds-tiny" / "report" / "index.html").exists()
-    assert len((home / "tags.csv").read_text().splitlines()) == 31
+    assert len((home / "tags.csv").read_text().splitlines()) == 1 + 30 * 3  # a row a file and label
     assert (home / "birds.parquet").exists()
 
 
