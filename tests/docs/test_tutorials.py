@@ -89,6 +89,9 @@ def follow(page: Path, replacements: Replacements, run: Callable[[str], str] = r
     """Writes the files that a page shows (their names are in their first lines) and runs its commands, in its order."""
     said = {}
     for kind, content in code_blocks(page):
+        if kind == "csv":
+            Path("clips.csv").write_text(content)
+            continue
         if kind != "sh":
             name = content.splitlines()[0].removeprefix("#").strip()
             Path(name).write_text(content)
@@ -172,3 +175,20 @@ def test_add_a_loss(home: Path) -> None:
     assert "intra_variance" in metrics
     assert "intra_variance" not in (home / "runs" / "plain" / "metrics.jsonl").read_text()
     assert (home / "compared" / "index.html").exists()
+
+
+def test_reuse_shards(home: Path) -> None:
+    said = follow(TUTORIALS / "reuse-shards.md", [("ingest demo", "ingest demo --num-clips 48 --workers 0")])
+    assert "(256, 128)" in said["python with_webdataset.py"]
+    first, second = said["python with_featurestore.py"].splitlines()
+    assert first == "(256, 128) ('siren',) 48"
+    assert second.startswith("torch.Size([16, 256, 128]) tensor([")
+
+
+def test_add_a_corpus(home: Path) -> None:
+    for place, name in enumerate(("a", "b")):
+        write_sound(home / "tapes" / f"{name}.wav", place, 400.0, 6.0)
+    said = follow(
+        TUTORIALS / "add-a-corpus.md", [("--store data/storms", "--store data/storms --num-frames 256 --workers 0")]
+    )
+    assert "3 in shards, 3 asked for" in said["featurestore info data/storms"]
