@@ -17,7 +17,7 @@ from featurestore.teachers.asttransformer import num_patches
 from featurestore.teachers.checkpointfile import CheckpointFile, read_checkpoint
 from manifests.errors import InputError
 from manifests.geometry import PatchGrid
-from training.checkpoint import load_checkpoint
+from training.checkpoint import WEIGHTS_FILE, load_checkpoint
 from training.config import ModelConfig
 from training.model.aft import AudioFeatureTransformer
 
@@ -25,7 +25,7 @@ TIMM = "timm"
 EXPECTED = (
     "expected the weights of a ViT as timm names them (patch_embed.proj.weight, pos_embed, blocks.0...), of an AST or "
     "SSAST (module.v.blocks.0...), of a Hugging Face ASTModel (embeddings.cls_token, ...), or a checkpoint of this "
-    "trainer like RUN/iter1/distill/last.pt"
+    "trainer like RUN/iter1/distill/last.pt, also exported"
 )
 BLOCK_PARTS = {
     "norm1": "attention_norm",
@@ -41,6 +41,7 @@ MATRICES = tuple(f"{part}.weight" for part in BLOCK_PARTS if "norm" not in part)
 CLASS_TOKENS, REGISTERS = ("cls_token", "dist_token"), ("reg_token", "register_tokens")
 # Layers between the patches and the blocks, which the AFT lacks.
 OTHER_LAYERS = ("patch_embed.", "norm_pre.")
+OWN_TENSOR = "aft.embedding.project.weight"  # in an exported model.safetensors, which has no other table around it
 AST_INPUT_SCALE = 0.5  # AST and SSAST divide by twice the deviation, and the AFT's fbanks are divided by it once
 
 
@@ -64,17 +65,18 @@ class Pretrained:
 
 
 def read_pretrained(source: str) -> Pretrained:
-    """Reads a file, or with timm:NAME has timm fetch it.
+    """Reads a file, an exported folder's, or with timm:NAME has timm fetch it.
 
     Raises InputError for a file that can't be read, has none of the layouts, or is of a network that the AFT is not.
     """
     if source.startswith(f"{TIMM}:"):
         return _read_vit(_fetch_with_timm(source))
-    file = read_checkpoint(Path(source), EXPECTED)
+    path = Path(source)
+    file = read_checkpoint(path / WEIGHTS_FILE if path.is_dir() else path, EXPECTED)
     content = file.content
     if not isinstance(content, dict):
         raise file.error("holds no table of tensors")
-    if "about" in content:
+    if "about" in content or OWN_TENSOR in content:
         return _read_own(file)
     # As DeiT's, MAE's and other training scripts wrap it.
     inner = next((content[key] for key in ("model", "state_dict") if isinstance(content.get(key), dict)), content)

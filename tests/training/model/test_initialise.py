@@ -16,7 +16,7 @@ from torch import Tensor
 from manifests.errors import InputError
 from tests.featurestore.teachers.astfiles import from_hub
 from tests.training.model.vits import DEPTH, NUM_HEADS, WIDTH, features, made_up, rand
-from training.checkpoint import About, Checkpoint, save_checkpoint
+from training.checkpoint import WEIGHTS_FILE, About, Checkpoint, load_checkpoint, save_checkpoint, save_safetensors
 from training.config import ModelConfig
 from training.model.aft import AudioFeatureTransformer
 from training.model.initialise import Initialised, initialise_aft
@@ -214,6 +214,20 @@ def test_a_checkpoint_of_ours_bit_by_bit(stage: str, own: Callable[[str], tuple[
     found = initialise_aft(aft, path)
     assert all(torch.equal(weight, theirs[name]) for name, weight in aft.state_dict().items())
     assert (found.kind, found.resampled, found.kept) == (f"a checkpoint of the {stage} stage", {}, ())
+
+
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_an_exported_model_is_its_checkpoint(
+    named: str, own: Callable[[str], tuple[str, dict[str, Tensor]]], tmp_path: Path
+) -> None:
+    path, theirs = own("distill")
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    save_safetensors(load_checkpoint(Path(path)), {}, exported / WEIGHTS_FILE)
+    aft = fresh()
+    found = initialise_aft(aft, str(exported if named == "folder" else exported / WEIGHTS_FILE))
+    assert all(torch.equal(weight, theirs[name]) for name, weight in aft.state_dict().items())
+    assert found.kind == "a checkpoint of the distill stage"
 
 
 def test_a_checkpoint_of_ours_of_other_frames(own: Callable[[str], tuple[str, dict[str, Tensor]]]) -> None:
