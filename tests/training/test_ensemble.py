@@ -10,7 +10,8 @@ import torch
 from featurestore.store import Store
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
-from training.checkpoint import About, Checkpoint, load_checkpoint, load_student, save_checkpoint
+from training.checkpoint import About, Checkpoint, load_student, save_checkpoint
+from training.checkpointtagger import load_checkpoint_tagger
 from training.choices import Mode
 from training.config import DataConfig
 from training.ensemble import (
@@ -25,7 +26,6 @@ from training.ensemble import (
 from training.evaluate import evaluate, judge, predict_split
 from training.metrics import mean_average_precision
 from training.model.networks import Student
-from training.predict import Predictor
 from training.seeds import generator_for
 from training.splits import choose_split
 from training.teacher import load_checkpoint_teacher
@@ -82,7 +82,7 @@ def test_the_averaged_checkpoint_is_one_of_ours(pair: list[Path], store: Store, 
     teacher = load_checkpoint_teacher(tmp_path / "mean.pt")
     fbank = torch.zeros(2, 256, 128)
     assert torch.equal(teacher.embed(fbank).embedding[0], teacher.embed(fbank).embedding[1])
-    Predictor(load_checkpoint(tmp_path / "mean.pt"), CPU)
+    assert load_checkpoint_tagger(tmp_path / "mean.pt", CPU).vocabulary == store.file.vocabulary
     # Of itself, the mean is the same.
     twice = evaluate_ensemble([tmp_path / "mean.pt"] * 2, Mode.BOTH, Place(store, part, CPU))
     assert twice.weights == found.weights
