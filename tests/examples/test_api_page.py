@@ -23,7 +23,6 @@ def pieces() -> list[str]:
 # webdataset leaves the closing of its files to Python.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_its_pieces_run(tour: Tour, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("pandas")
     monkeypatch.chdir(tour.home)
     names: dict[str, Any] = {}
     for piece in pieces():

@@ -36,7 +36,6 @@ def test_the_tour(tour: Tour) -> None:
 
 
 def test_the_tour_asks_in_sql(tour: Tour) -> None:
-    pytest.importorskip("duckdb")
     table = featurestore.open(tour.store).table(["label_names", "rms"]).to_pylist()
     of_sirens = [clip["rms"] for clip in table if clip["label_names"] == ["siren"]]
     assert re.search(rf"siren +│ +{len(of_sirens)} │ +{round(sum(of_sirens) / len(of_sirens), 3)} │", tour.printed)

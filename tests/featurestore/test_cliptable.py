@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import duckdb
 import numpy as np
+import polars
 import pytest
 
 import featurestore
@@ -81,14 +83,12 @@ def test_it_chooses_what_is_loaded(store: OpenStore) -> None:
 
 
 def test_in_pandas(store: OpenStore) -> None:
-    pytest.importorskip("pandas")
     frame = store.table().to_pandas()
     assert frame.groupby("split")["ok"].sum().to_dict() == {"test": 6, "train": 16}
     assert frame.explode("label_names")["label_names"].value_counts().to_dict() == {"bark": 8, "bell": 8, "rain": 7}
 
 
 def test_in_polars(store: OpenStore) -> None:
-    polars = pytest.importorskip("polars")
     frame = polars.from_arrow(store.table())
     counts = frame.explode("label_names").group_by("label_names").len().to_dicts()
     assert {count["label_names"]: count["len"] for count in counts} == {"bark": 8, "bell": 8, "rain": 7}
@@ -96,7 +96,6 @@ def test_in_polars(store: OpenStore) -> None:
 
 
 def test_in_duckdb(store: OpenStore) -> None:
-    duckdb = pytest.importorskip("duckdb")
     clips = store.table()
     asked = "select label, count(*) from (select unnest(label_names) as label from clips) group by label order by label"
     assert duckdb.sql(asked).fetchall() == [("bark", 8), ("bell", 8), ("rain", 7)]
