@@ -19,8 +19,7 @@ from featurestore.loader import Loader
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from training.augment import Augmentation
-from training.checkpoint import Stage
-from training.config import RunConfig, load_config
+from training.config import RunConfig, Stage, load_config
 from training.flops import StepFlops, distill_flops, distill_memory, multissl_flops, multissl_memory
 from training.hostbatch import host_batches
 from training.inputs import Normalisation, prepare

@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.splits import EVAL_NAMES, outside_evaluation, require_fold, require_split
 from featurestore.store import Store
 from manifests.errors import InputError
 
-EVAL_NAMES = ("eval", "test", "validation", "valid", "val", "dev")
 NUM_SEEDED_FOLDS = 5
 ROWS_A_BLOCK = 4096
 
@@ -59,7 +59,8 @@ def choose_parts(store: Store, options: PartOptions) -> Parts:
     if options.folds or len(store.folds) > 1:
         return labelled_parts(store, _folds(store, options.folds), "the store's folds, each held out in turn")
     if (name := next((name for name in EVAL_NAMES if name in store.splits), None)) and len(store.splits) > 1:
-        return labelled_parts(store, [_eval_split(store, name)], f"the store's split {name!r}")
+        part = Part(name, outside_evaluation(store), store.rows(split=name))
+        return labelled_parts(store, [part], f"the store's split {name!r}")
     parts = _seeded_folds(store, options.seed)
     chosen_by = f"parts dealt by seed {options.seed}, since the store has neither folds nor an eval split"
     return labelled_parts(store, parts, chosen_by)
@@ -138,24 +139,16 @@ def _named_splits(store: Store, options: PartOptions) -> Part:
     if options.folds or train is None or test is None or train == test:
         raise InputError("give --train-split and --test-split together, two different ones, and no --fold with them")
     for name in (train, test):
-        if name not in store.splits:
-            raise InputError(f"{store.location} has no split {name!r}; it has: {', '.join(store.splits) or 'none'}")
+        require_split(store, name)
     return Part(f"{train} to {test}", store.rows(split=train), store.rows(split=test))
 
 
 def _folds(store: Store, asked: Sequence[int]) -> list[Part]:
-    if unknown := sorted(set(asked) - set(store.folds)):
-        has = ", ".join(map(str, store.folds)) or "none"
-        raise InputError(f"{store.location} has no fold {unknown[0]}; it has: {has}")
+    for fold in sorted(set(asked)):
+        require_fold(store, fold)
     rows = store.rows()
     held_out = {fold: store.rows(fold=fold) for fold in sorted(set(asked)) or store.folds}
     return [Part(f"fold {fold}", np.setdiff1d(rows, test), test) for fold, test in held_out.items()]
-
-
-def _eval_split(store: Store, name: str) -> Part:
-    # Other evaluation parts aren't to learn from either.
-    apart = np.concatenate([store.rows(split=other) for other in store.splits if other in EVAL_NAMES])
-    return Part(name, np.setdiff1d(store.rows(), apart), store.rows(split=name))
 
 
 def _seeded_folds(store: Store, seed: int) -> list[Part]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore.splits import require_fold, require_split
 from featurestore.store import Store
 from manifests.errors import InputError
 from manifests.tables import read_text
@@ -27,10 +28,10 @@ def choose_rows(
 
     Raises InputError for a label, key, split or fold that the store doesn't have.
     """
-    if split is not None and split not in store.splits:
-        raise InputError(f"{store.location} has no split {split!r}; it has: {', '.join(store.splits) or 'none'}")
-    if fold is not None and fold not in store.folds:
-        raise InputError(f"{store.location} has no fold {fold}; it has: {', '.join(map(str, store.folds)) or 'none'}")
+    if split is not None:
+        require_split(store, split)
+    if fold is not None:
+        require_fold(store, fold)
     rows = store.rows(split=split, fold=fold, asked=True)
     if labels:
         rows = rows[np.isin(rows, _rows_of_labels(store, [_label_id(store, label) for label in labels]))]

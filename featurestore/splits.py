@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.probeparts import EVAL_NAMES
 from featurestore.store import Store
 from manifests.errors import InputError
 
+EVAL_NAMES = ("eval", "test", "validation", "valid", "val", "dev")
 DEFAULT_HOLDOUT_SHARE = 0.2
 # The name of what is held out with a share of 0.
 NOTHING = "nothing"

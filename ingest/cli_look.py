@@ -1,7 +1,6 @@
 """The commands `ingest status` and `ingest doctor`."""
 
 import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -44,10 +43,7 @@ def doctor(
     from ingest.doctor import examine
 
     findings = examine(store, ray_address, with_ray=ray)
-    if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
-    else:
-        print_findings(findings)
+    print_findings(findings, as_json=as_json)
     if not is_fit(findings):
         raise typer.Exit(1)
 

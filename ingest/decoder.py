@@ -13,7 +13,8 @@ from ingest.window import Window
 from manifests.clips import Clip
 
 TIME_LIMIT_S = 60.0
-# A long file gets longer, since all of it is read for its hash, and perhaps for its length.
+# A long file gets longer, since all of it is read for its hash, for its length, or to come to a place in a format
+# without an index.
 MIN_BYTES_PER_S = 5e6
 
 _child = Child("ingest.decoder_child")
@@ -56,10 +57,18 @@ def decode_duration_s(path: Path) -> float:
 
 
 def _ask(path: Path, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
+    with _lock:
+        return ask_decoder(_child, path, request)
+
+
+def ask_decoder(child: Child, path: Path, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
+    """The reply of a helper that decodes `path`, and its bytes, within a limit that a longer file has longer.
+
+    Raises ClipError: what the helper's reply says is wrong, or a decoder that hangs or crashes.
+    """
     limit_s = TIME_LIMIT_S + _size(path) / MIN_BYTES_PER_S
     try:
-        with _lock:
-            header, content = _child.call({**request, "path": str(path)}, limit_s)
+        header, content = child.call({**request, "path": str(path)}, limit_s)
     except ChildTimeoutError as error:
         raise ClipError(Reason.TIMEOUT, f"the decoder didn't end within {limit_s:.0f} s") from error
     except ChildDiedError as error:
@@ -72,5 +81,5 @@ def _ask(path: Path, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return 0  # the helper says what is wrong with it

@@ -6,7 +6,6 @@ Nothing is asked of the network unless an address (of Ray, of an object store) w
 import importlib.metadata
 import logging
 import os
-import shutil
 import socket
 import tempfile
 import uuid
@@ -20,6 +19,7 @@ import soundfile
 
 from ingest.child import Child, ChildDiedError, ChildTimeoutError, Reply, serve
 from ingest.decode import DECODER_ERRORS, decode, open_audio
+from ingest.diskroom import disk_room
 from ingest.ledger import ClipError
 from ingest.location import open_location
 from manifests.errors import InputError
@@ -115,13 +115,11 @@ def examine_decoders() -> Finding:
 def examine_disk(store: str | None) -> Finding:
     """Room and permission where shards are written: in the store, or in the folder for temporary files before a URL."""
     place = Path(tempfile.gettempdir()) if store is not None and "://" in store else Path(store or "data")
-    existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=existing):
-            free = shutil.disk_usage(existing).free
-    except OSError as error:
-        found = f"{existing} can't be written to: {error.strerror}"
-        return Finding("disk", Status.MISSING, found, "choose another --store, or change the folder's permissions")
+        existing, free = disk_room(place)
+    except InputError as error:
+        remedy = "choose another --store, or change the folder's permissions"
+        return Finding("disk", Status.MISSING, str(error), remedy)
     found = f"{free / 1e9:.1f} GB free at {existing}: shards of {free // BYTES_PER_CLIP:,} clips, downloads not counted"
     status = Status.MISSING if free < NEEDED_BYTES else Status.WARNING if free < SCARCE_BYTES else Status.OK
     return Finding("disk", status, found, "" if status is Status.OK else "make room, or choose another --store")

@@ -22,21 +22,18 @@ def _window(spec: FbankSpec) -> Tensor:
     return torch.hann_window(spec.frame_length, periodic=False)
 
 
+def mel_banks(spec: FbankSpec) -> Tensor:
+    """Kaldi's triangles over the FFT's bins but for the Nyquist one, where they are 0: (num_mel_bins, FFT_SIZE / 2)."""
+    rate_hz, low_hz, high_hz = float(spec.sample_rate_hz), float(spec.low_hz), float(spec.high_hz)
+    banks: Tensor = kaldi.get_mel_banks(spec.num_mel_bins, FFT_SIZE, rate_hz, low_hz, high_hz, 100.0, -500.0, 1.0)[0]
+    return banks
+
+
 @cache
 def _mel_blocks(spec: FbankSpec) -> list[tuple[int, int, Tensor]]:
     """The mel banks as (first FFT bin, last + 1, weights (bins, MEL_BLOCK)) per block of mel bins."""
-    banks, _ = kaldi.get_mel_banks(
-        spec.num_mel_bins,
-        FFT_SIZE,
-        float(spec.sample_rate_hz),
-        float(spec.low_hz),
-        float(spec.high_hz),
-        100.0,
-        -500.0,
-        1.0,
-    )  # (num_mel_bins, FFT_SIZE / 2)
     blocks = []
-    for block in banks.split(MEL_BLOCK):
+    for block in torch.split(mel_banks(spec), MEL_BLOCK):
         used = block.sum(0).nonzero().flatten()
         start, stop = int(used[0]), int(used[-1]) + 1
         blocks.append((start, stop, block[:, start:stop].T.contiguous()))

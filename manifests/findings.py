@@ -1,7 +1,8 @@
 """What an examination of this machine found: the lines that `ingest doctor` and `training doctor` print."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from rich.console import Console
@@ -35,8 +36,11 @@ def is_fit(findings: Sequence[Finding]) -> bool:
     return all(finding.status is not Status.MISSING for finding in findings)
 
 
-def print_findings(findings: Sequence[Finding]) -> None:
-    """A table for people, on the standard output."""
+def print_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
+    """A table for people, or a JSON list, on the standard output."""
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+        return
     table = Table("what", "", "found", "to do")
     for finding in findings:
         colour = COLOURS[finding.status]

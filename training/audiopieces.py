@@ -7,17 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.child import Child, ChildDiedError, ChildTimeoutError
+from ingest.child import Child
 from ingest.decode import decode, open_audio
-from ingest.ledger import ClipError, Reason
+from ingest.decoder import ask_decoder
 
 PIECE_S = 30
 # So much of the neighbours is resampled with a piece, and cut off again: no seam is left. Whole seconds of any rate are
 # whole samples.
 MARGIN_S = 1
-TIME_LIMIT_S = 60.0
-# A piece of a format without an index is reached by decoding all that comes before.
-MIN_BYTES_PER_S = 5e6
 
 
 def pieces(path: Path, sample_rate_hz: int) -> Iterator[NDArray[np.float32]]:
@@ -41,30 +38,16 @@ def pieces(path: Path, sample_rate_hz: int) -> Iterator[NDArray[np.float32]]:
 class PieceReader:
     """:func:`pieces` in a helper process of its own, each within a time limit; for one thread at a time."""
 
-    def __init__(self, time_limit_s: float = TIME_LIMIT_S) -> None:
+    def __init__(self) -> None:
         self._child = Child("training.audiopieces_child")
-        self._time_limit_s = time_limit_s
 
     def pieces(self, path: Path, sample_rate_hz: int) -> Iterator[NDArray[np.float32]]:
         """As :func:`pieces`; raises ClipError for a decoder that hangs or crashes, too."""
-        limit_s = self._time_limit_s + _size(path) / MIN_BYTES_PER_S
         for number in count():
-            request: dict[str, str | int] = {"path": str(path), "sample_rate_hz": sample_rate_hz, "number": number}
-            piece = self._ask(request, limit_s)
-            if piece is None:
+            header, content = ask_decoder(self._child, path, {"sample_rate_hz": sample_rate_hz, "number": number})
+            if header["ended"]:
                 return
-            yield piece
-
-    def _ask(self, request: dict[str, str | int], limit_s: float) -> NDArray[np.float32] | None:
-        try:
-            header, content = self._child.call(request, limit_s)
-        except ChildTimeoutError as error:
-            raise ClipError(Reason.TIMEOUT, f"the decoder didn't go on within {limit_s:.0f} s") from error
-        except ChildDiedError as error:
-            raise ClipError(Reason.DECODE, f"the decoder crashed: {error}") from error
-        if "reason" in header:
-            raise ClipError(Reason(header["reason"]), header["detail"])
-        return None if header["ended"] else np.frombuffer(content, np.float32)
+            yield np.frombuffer(content, np.float32)
 
     def kill(self) -> None:
         """Makes a call under way fail; from any thread."""
@@ -73,10 +56,3 @@ class PieceReader:
     def close(self) -> None:
         """Ends the helper."""
         self._child.close()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError):
-        return 0  # the helper says what is wrong with it

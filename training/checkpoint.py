@@ -14,16 +14,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ingest.atomic import atomic_path, atomic_write
+from ingest.sourcefile import file_sha256
 from manifests.errors import InputError
 from manifests.geometry import FbankSpec
 from manifests.vocabulary import Vocabulary
-from training.config import DataConfig, ModelConfig
+from training.config import DataConfig, ModelConfig, Stage
 from training.inputs import Normalisation
+from training.model.aft import AudioFeatureTransformer
 from training.model.networks import Student
 from training.written import cannot_write
 
 FORMAT: Literal[1] = 1
-Stage = Literal["multissl", "distill"]
 SAFETENSORS = ".safetensors"
 WEIGHTS_FILE = "model.safetensors"  # in an exported folder, as Hugging Face names it
 # The one entry of a safetensors file's metadata: of several, their order would vary from call to call.
@@ -74,6 +75,16 @@ class About(BaseModel):
     @property
     def normalisation(self) -> Normalisation:
         return Normalisation(self.mean, self.std)
+
+    @property
+    def window(self) -> FbankSpec:
+        """The fbank that the model takes: its store's, of so many frames as the model sees."""
+        return self.fbank.model_copy(update={"num_frames": self.model.num_frames})
+
+    @property
+    def can_classify(self) -> bool:
+        """Whether there is a classifier of any class: not after Multi-SSL alone, nor without labels."""
+        return self.stage == "distill" and len(self.vocabulary) > 0
 
 
 @dataclass(frozen=True)
@@ -147,6 +158,17 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         ) from error
 
 
+def provenance_of(path: Path, about: About) -> dict[str, Any]:
+    """What says which model a checkpoint is, and where it comes from."""
+    return {
+        "checkpoint_sha256": file_sha256(path),
+        "stage": about.stage,
+        "iteration": about.iteration,
+        "step": about.step,
+        "trained_on": about.store_fingerprint,
+    }
+
+
 def load_student(checkpoint: Checkpoint) -> Student:
     """The network of a distillation checkpoint, in evaluation mode. Raises InputError for one of another stage."""
     about = checkpoint.about
@@ -158,3 +180,16 @@ def load_student(checkpoint: Checkpoint) -> Student:
     student = Student(about.model, len(about.vocabulary), about.teacher_dim, torch.Generator())
     student.load_state_dict(checkpoint.network)
     return student.eval()
+
+
+def aft_weights(network: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The AFT's part of a network's state dict."""
+    prefix = "aft."
+    return {name.removeprefix(prefix): weight for name, weight in network.items() if name.startswith(prefix)}
+
+
+def load_aft(checkpoint: Checkpoint) -> AudioFeatureTransformer:
+    """The transformer of a checkpoint of either stage, in evaluation mode."""
+    aft = AudioFeatureTransformer(checkpoint.about.model)
+    aft.load_state_dict(aft_weights(checkpoint.network))
+    return aft.eval()

@@ -8,13 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from ingest.featurise import window_fbank
-from ingest.sourcefile import file_sha256
 from manifests.vocabulary import Vocabulary
-from training.checkpoint import Checkpoint, load_checkpoint, load_student
+from training.checkpoint import Checkpoint, load_aft, load_checkpoint, load_student, provenance_of
 from training.inference import probabilities
 from training.model.aft import AudioFeatureTransformer, pool
 from training.model.patches import patchify
-from training.stages import aft_weights
 from training.tagger import Heard, Prepared
 
 
@@ -24,7 +22,7 @@ class CheckpointTagger:
     def __init__(self, checkpoint: Checkpoint, provenance: dict[str, Any], device: torch.device) -> None:
         about = checkpoint.about
         self.name = "checkpoint"
-        self._spec = about.fbank.model_copy(update={"num_frames": about.model.num_frames})
+        self._spec = about.window
         self.sample_rate_hz: int = self._spec.sample_rate_hz
         self.window_samples = self._spec.num_samples
         self.least_samples = self._spec.frame_length
@@ -33,15 +31,12 @@ class CheckpointTagger:
         self.provenance = provenance
         self._about, self._device = about, device
         self._classifier: torch.nn.Module | None = None
-        if about.stage == "distill":
+        if about.can_classify:
             student = load_student(checkpoint).to(device)
             self._aft: AudioFeatureTransformer = student.aft
-            if len(about.vocabulary):
-                self.vocabulary, self._classifier = about.vocabulary, student.classifier
+            self.vocabulary, self._classifier = about.vocabulary, student.classifier
         else:
-            self._aft = AudioFeatureTransformer(about.model)
-            self._aft.load_state_dict(aft_weights(checkpoint.network))
-            self._aft.to(device).eval()
+            self._aft = load_aft(checkpoint).to(device)
 
     def prepare(self, waveform: NDArray[np.float32]) -> Prepared:
         """The fbank (T, F) float16; a shorter waveform is repeated, as it was in training."""
@@ -63,12 +58,5 @@ def load_checkpoint_tagger(path: Path, device: torch.device) -> CheckpointTagger
     """A checkpoint of either stage. Raises InputError for any other file."""
     checkpoint = load_checkpoint(path)
     about = checkpoint.about
-    provenance = {
-        "checkpoint_sha256": file_sha256(path),
-        "stage": about.stage,
-        "iteration": about.iteration,
-        "step": about.step,
-        "normalisation": {"mean": about.mean, "std": about.std},
-        "trained_on": about.store_fingerprint,
-    }
-    return CheckpointTagger(checkpoint, provenance, device)
+    normalisation = {"mean": about.mean, "std": about.std}
+    return CheckpointTagger(checkpoint, {**provenance_of(path, about), "normalisation": normalisation}, device)

@@ -1,7 +1,6 @@
 """The command `training doctor`."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,9 +50,6 @@ def doctor(
         for finding in examine(wish, with_trial=trial):
             findings.append(finding)
             status.update(f"examining: after {finding.name}")
-    if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))
-    else:
-        print_findings(findings)
+    print_findings(findings, as_json=as_json)
     if not is_fit(findings):
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ PRESETS = tuple(
         if path.name.endswith(".toml")
     )
 )
+Stage = Literal["multissl", "distill"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Proportion = Annotated[float, Field(gt=0)]
 
@@ -169,6 +170,10 @@ class RunConfig(Section):
         if self.distill.views and self.distill.teacher in ("none", "own"):
             raise ValueError("distill.views needs distill.teacher, the name of a cache built with --views")
         return self
+
+    def optimiser_of(self, stage: Stage) -> OptimiserConfig:
+        """How a stage is optimised."""
+        return self.multissl.optimiser if stage == "multissl" else self.distill.optimiser
 
 
 def load_config(preset: str, changes: list[str] | None = None) -> RunConfig:

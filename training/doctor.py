@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ import torch
 from featurestore.loader import sequential_batches
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
+from ingest.diskroom import disk_room
 from manifests.errors import InputError
 from manifests.findings import Finding, Status
-from training.checkpoint import Stage
-from training.config import OptimiserConfig, RunConfig
+from training.config import RunConfig, Stage
 from training.plan import Plan, flops_of, make_plan, memory_of, stages_of
 from training.rates import FREE_SHARE, GIB, measured_rate, memory_bytes
 from training.splits import choose_split
@@ -49,16 +48,18 @@ def examine(wish: Wish, *, with_trial: bool = True) -> Iterator[Finding]:
     yield examine_device(wish.device)
     if wish.device.type == "cuda":
         yield examine_compiler(wish.config)
+    num_clips: int | None = wish.num_clips
     reads_per_s = None
     if wish.store is not None:
-        yield examine_store(wish.store, wish.config)
+        finding, num_clips = examine_store(wish.store, wish.config)
+        yield finding
         teacher = wish.config.distill.teacher
         if teacher not in ("none", "own"):
             yield examine_teacher(wish.store, teacher)
         finding, reads_per_s = examine_reading(wish.store, wish.config)
         yield finding
-    if with_trial:
-        yield from examine_trial(wish, reads_per_s)
+    if with_trial and num_clips is not None:
+        yield from examine_trial(wish, num_clips, reads_per_s)
 
 
 def examine_versions() -> Finding:
@@ -102,24 +103,25 @@ def examine_compiler(config: RunConfig) -> Finding:
     return Finding("torch.compile", Status.OK, f"{compiler}")
 
 
-def examine_store(store: Store, config: RunConfig) -> Finding:
-    """Whether the store holds what the configuration wants of it."""
+def examine_store(store: Store, config: RunConfig) -> tuple[Finding, int | None]:
+    """Whether the store holds what the configuration wants of it, and how many clips to train on; None where not."""
     name, held = f"store {store.location}", store.file.fbank.num_frames
     if held < config.model.num_frames:
         found = f"its clips have {held} frames, and the model takes {config.model.num_frames}"
         remedy = f"--set model.num_frames={held}, or ingest with --num-frames {config.model.num_frames}"
-        return Finding(name, Status.MISSING, found, remedy)
+        return Finding(name, Status.MISSING, found, remedy), None
     try:
         split = choose_split(store, config.data, config.seed)
     except InputError as error:
-        return Finding(name, Status.MISSING, str(error), "see `featurestore info`")
+        return Finding(name, Status.MISSING, str(error), "see `featurestore info`"), None
     found = (
         f"{len(store):,} clips, {store.num_classes} labels; {len(split.train):,} to train on, "
         f"{len(split.held_out):,} held out ({split.name})"
     )
     if not store.num_classes and config.distill.classify:
-        return Finding(name, Status.WARNING, f"{found}: no labels to learn", "--set distill.classify=false")
-    return Finding(name, Status.OK, found)
+        remedy = "--set distill.classify=false"
+        return Finding(name, Status.WARNING, f"{found}: no labels to learn", remedy), len(split.train)
+    return Finding(name, Status.OK, found), len(split.train)
 
 
 def examine_teacher(store: Store, teacher: str) -> Finding:
@@ -148,17 +150,14 @@ def examine_reading(store: Store, config: RunConfig) -> tuple[Finding, float]:
     return Finding("reading", Status.OK, f"{rate:,.0f} clips/s in the store's order ({num_read:,} clips read)"), rate
 
 
-def examine_trial(wish: Wish, reads_per_s: float | None) -> Iterator[Finding]:
-    """Steps on noise: hours, memory and disk of the run that is wished for."""
+def examine_trial(wish: Wish, num_clips: int, reads_per_s: float | None) -> Iterator[Finding]:
+    """Steps on noise: hours, memory and disk of the run that is wished for, on so many clips."""
     config = small_enough(wish.config, wish.device)
     try:
         rate = measured_rate(config, 1, wish.device)
     except InputError as error:
         yield Finding("dry run", Status.MISSING, str(error), "choose a smaller preset")
         return
-    num_clips = wish.num_clips
-    if wish.store is not None:
-        num_clips = len(choose_split(wish.store, wish.config.data, wish.config.seed).train)
     autocast = uses_autocast(wish.config, wish.device)
     plan = make_plan(wish.config, num_clips, wish.num_iterations, 1, rate, autocast=autocast)
     yield _time(plan, config)
@@ -181,9 +180,9 @@ def small_enough(config: RunConfig, device: torch.device) -> RunConfig:
     # Compiling takes longer than the trial.
     config = config.model_copy(update={"compile": "off"})
     for stage in stages_of(config):
-        while not fits(stage) and _optimiser(config, stage).batch_size > 2:
-            smaller = _optimiser(config, stage).model_copy(
-                update={"batch_size": _optimiser(config, stage).batch_size // 2}
+        while not fits(stage) and config.optimiser_of(stage).batch_size > 2:
+            smaller = config.optimiser_of(stage).model_copy(
+                update={"batch_size": config.optimiser_of(stage).batch_size // 2}
             )
             section = getattr(config, stage).model_copy(update={"optimiser": smaller})
             config = config.model_copy(update={stage: section})
@@ -192,12 +191,10 @@ def small_enough(config: RunConfig, device: torch.device) -> RunConfig:
 
 def examine_disk(folder: Path, needed_bytes: int) -> Finding:
     """Room and permission for the run's folder."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=existing):
-            free = shutil.disk_usage(existing).free
-    except OSError as error:
-        return Finding("disk", Status.MISSING, f"{existing} can't be written to: {error.strerror}", "choose --run")
+        existing, free = disk_room(folder)
+    except InputError as error:
+        return Finding("disk", Status.MISSING, str(error), "choose --run")
     found = f"{free / 1e9:,.1f} GB free at {existing}; checkpoints take {needed_bytes / 1e9:,.2f} GB"
     if free < needed_bytes:
         return Finding("disk", Status.MISSING, found, "make room, or choose another --run")
@@ -207,7 +204,7 @@ def examine_disk(folder: Path, needed_bytes: int) -> Finding:
 
 
 def _time(plan: Plan, tried: RunConfig) -> Finding:
-    sizes = " and ".join(str(_optimiser(tried, stage).batch_size) for stage in stages_of(tried))
+    sizes = " and ".join(str(tried.optimiser_of(stage).batch_size) for stage in stages_of(tried))
     found = (
         f"{plan.gpu_hours:,.2f} hours on {plan.num_clips:,} clips, iterations: {plan.num_iterations}; evaluations left "
         f"out ({plan.rate.source}; steps of {sizes} clips, not compiled)"
@@ -225,7 +222,3 @@ def _memory(plan: Plan) -> Finding:
         return Finding("memory", Status.OK, found)
     remedy = "--set model.recompute=true, a smaller batch_size, or several GPUs (docs/distributed.md)"
     return Finding("memory", Status.MISSING, found, remedy)
-
-
-def _optimiser(config: RunConfig, stage: Stage) -> OptimiserConfig:
-    return config.multissl.optimiser if stage == "multissl" else config.distill.optimiser

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from featurestore.splits import require_fold
 from featurestore.store import Store
 from manifests.errors import InputError
 from training.choices import Keep
@@ -85,8 +86,8 @@ def choose_folds(store: Store, text: str | None) -> list[int | None]:
         chosen = list(dict.fromkeys(int(fold) for fold in text.split(",")))
     except ValueError as error:
         raise InputError(f"--folds {text!r} is neither all nor numbers like 1,3; there are: {there}") from error
-    if lacking := [fold for fold in chosen if fold not in store.folds]:
-        raise InputError(f"{store.location} has no fold {lacking[0]}; it has: {there}")
+    for fold in chosen:
+        require_fold(store, fold)
     return [*chosen]
 
 

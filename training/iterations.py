@@ -8,7 +8,8 @@ from featurestore.build import build_teacher
 from featurestore.teachercache import TeacherCache
 from ingest.sourcefile import file_sha256
 from manifests.errors import InputError
-from training.checkpoint import Stage, load_checkpoint
+from training.checkpoint import aft_weights, load_checkpoint
+from training.config import Stage
 from training.distributed import is_first, on_first
 from training.evaluate import Evaluation
 from training.loop import LAST, train_stage
@@ -20,7 +21,6 @@ from training.sources import open_teachers
 from training.stages import (
     HeldOut,
     Weights,
-    aft_weights,
     distill_plan,
     multissl_plan,
     new_multissl_network,

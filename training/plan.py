@@ -6,8 +6,7 @@ from typing import Literal
 
 from manifests.errors import InputError
 from manifests.geometry import FbankSpec, HogSpec
-from training.checkpoint import Stage
-from training.config import OptimiserConfig, RunConfig
+from training.config import RunConfig, Stage
 from training.flops import (
     StepFlops,
     StepMemory,
@@ -156,14 +155,14 @@ def memory_of(config: RunConfig, stage: Stage, num_gpus: int, *, autocast: bool)
             return multissl_memory(model, config.multissl, size, autocast=autocast)
         return distill_memory(model, size, NUM_CLASSES, teacher_dim_of(config), autocast=autocast)
 
-    size = _optimiser(config, stage).batch_size // num_gpus
+    size = config.optimiser_of(stage).batch_size // num_gpus
     return StageMemory(stage, size, of(recompute=False), of(recompute=True))
 
 
 def stages_of(config: RunConfig) -> list[Stage]:
     """The stages that are trained at all."""
     both: tuple[Stage, ...] = ("multissl", "distill")
-    return [stage for stage in both if _optimiser(config, stage).epochs > 0]
+    return [stage for stage in both if config.optimiser_of(stage).epochs > 0]
 
 
 def make_plan(
@@ -195,10 +194,6 @@ def make_plan(
     )
 
 
-def _optimiser(config: RunConfig, stage: Stage) -> OptimiserConfig:
-    return config.multissl.optimiser if stage == "multissl" else config.distill.optimiser
-
-
 def _stage_cost(
     config: RunConfig, iteration: int, stage: PlannedStage, num_clips: int, num_gpus: int, rate: Rate
 ) -> StageCost:
@@ -209,7 +204,7 @@ def _stage_cost(
         flops = float(num_clips * step.forward * (FbankSpec().num_frames // config.model.num_frames))
         shown = float(num_clips)
     else:
-        optimiser = _optimiser(config, stage)
+        optimiser = config.optimiser_of(stage)
         num_steps = num_steps_of(optimiser.epochs, num_clips, optimiser.batch_size)
         flops, shown = float(num_steps * num_gpus * step.hardware), float(num_steps * optimiser.batch_size)
     gpu_s = flops / rate.of(stage)

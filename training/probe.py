@@ -12,13 +12,10 @@ from featurestore.loader import sequential_batches
 from featurestore.probe import ProbeOptions, ProbeReport, Source, probe_source
 from featurestore.probeparts import Part, PartOptions, Parts, choose_parts, labelled_parts
 from featurestore.store import Store
-from ingest.sourcefile import file_sha256
 from manifests.errors import InputError
-from training.checkpoint import About, Checkpoint, load_checkpoint
+from training.checkpoint import About, Checkpoint, load_aft, load_checkpoint, provenance_of
 from training.inference import pooled_features
-from training.model.aft import AudioFeatureTransformer
 from training.modelfile import check_frames, choose_part, num_heard
-from training.stages import aft_weights
 
 BATCH_SIZE = 64
 
@@ -45,14 +42,7 @@ def probe_checkpoint(
     parts = choose_model_parts(checkpoint.about, store, held_out, options.parts.seed)
     features = _Features(checkpoint, store, options, advance)
     about = checkpoint.about
-    provenance = {
-        "checkpoint_sha256": file_sha256(path),
-        "stage": about.stage,
-        "iteration": about.iteration,
-        "step": about.step,
-        "trained_on": about.store_fingerprint,
-        "held_out": about.held_out,
-    }
+    provenance = {**provenance_of(path, about), "held_out": about.held_out}
     source = Source(str(path), "checkpoint", provenance, features.read, "they are not finite: take another checkpoint")
     return probe_source(store, source, parts, options)
 
@@ -88,9 +78,7 @@ class _Features:
         self, checkpoint: Checkpoint, store: Store, options: ProbeOptions, advance: Callable[[int], None]
     ) -> None:
         about = checkpoint.about
-        self._aft = AudioFeatureTransformer(about.model)
-        self._aft.load_state_dict(aft_weights(checkpoint.network))
-        self._aft.to(options.device).eval()
+        self._aft = load_aft(checkpoint).to(options.device)
         self._about, self._store, self._device, self._advance = about, store, options.device, advance
         self._max_kept = 2 * options.max_clips
         self._rows = np.empty(0, np.int64)  # sorted

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from manifests.errors import InputError
-from training.checkpoint import Stage
-from training.config import RunConfig
+from training.config import RunConfig, Stage
 from training.gpus import DEVICES
 from training.plan import NUM_CLASSES, Rate, flops_of, memory_of, stages_of, teacher_dim_of
 from training.steptrial import TrialSizes, measure_step, uses_autocast
@@ -105,8 +104,7 @@ def measured_rate(config: RunConfig, num_gpus: int, device: torch.device) -> Rat
     """The rate that short trials of the stages reach here. Raises InputError where the memory is too small."""
     reached = dict[Stage, float]()
     for stage in stages_of(config):
-        optimiser = config.multissl.optimiser if stage == "multissl" else config.distill.optimiser
-        sizes = TrialSizes(optimiser.batch_size // num_gpus, NUM_CLASSES, teacher_dim_of(config))
+        sizes = TrialSizes(config.optimiser_of(stage).batch_size // num_gpus, NUM_CLASSES, teacher_dim_of(config))
         flops = flops_of(config, stage, num_gpus).hardware
         reached[stage] = flops / measure_step(stage, config, sizes, device).step_s
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from featurestore.teachercache import TeacherCache
 from training.augment import Augmentation
-from training.checkpoint import About, Stage
-from training.config import OptimiserConfig
+from training.checkpoint import About
+from training.config import OptimiserConfig, Stage
 from training.distill import Task, distill_losses, teacher_columns
 from training.evaluate import Evaluation, judge, predict_split
 from training.loop import StagePlan
@@ -106,12 +106,6 @@ def stage_name(iteration: int, stage: Stage) -> str:
 def stage_folder(run: Run, iteration: int, stage: Stage) -> Path:
     """Where a stage's checkpoints lie."""
     return run.folder / stage_name(iteration, stage)
-
-
-def aft_weights(network: Weights) -> Weights:
-    """The AFT's part of a network's state dict."""
-    prefix = "aft."
-    return {name.removeprefix(prefix): weight for name, weight in network.items() if name.startswith(prefix)}
 
 
 def _about(run: Run, stage: Stage, iteration: int, num_steps: int, caches: list[TeacherCache]) -> About:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manifests.errors import InputError
-from training.checkpoint import Stage
-from training.config import OptimiserConfig, RunConfig
+from training.config import RunConfig, Stage
 from training.distill import Task, distill_losses
 from training.inputs import Inputs
 from training.model.networks import MultiSSLNetwork, Student
@@ -61,7 +60,7 @@ class Trial:
         self.network.to(device).train()
         if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
             compile_blocks(self.network)
-        self._schedule: OptimiserConfig = config.multissl.optimiser if stage == "multissl" else config.distill.optimiser
+        self._schedule = config.optimiser_of(stage)
         self.optimiser = make_optimiser(self.network, self._schedule, self._schedule.peak_lr, device)
 
     def forward(self) -> Tensor:

@@ -30,7 +30,7 @@ def subcommand(command: Command) -> tuple[Any, list[str]]:
 def test_a_command_in_a_block_can_be_run(command: Command) -> None:
     found, arguments = subcommand(command)
     if "--help" not in arguments:
-        found.make_context(command.program, arguments)
+        assert found.make_context(command.program, arguments).command is found
 
 
 @pytest.mark.parametrize("command", QUOTED, ids=name)

@@ -17,19 +17,13 @@ import pytest
 import soundfile
 
 from tests.docs.commands import PROGRAMS, TREE, code_blocks
+from tests.smallmodel import SMALL_MODEL
 
 TUTORIALS = TREE / "docs" / "tutorials"
 RATE_HZ = 16_000
-PRESET = """
+PRESET = f"""
 source = "a test"
-[model]
-num_frames = 256
-width = 16
-depth = 1
-num_heads = 2
-mae_width = 8
-mae_depth = 1
-mae_num_heads = 2
+{SMALL_MODEL}
 [multissl.optimiser]
 epochs = 1
 batch_size = 4

@@ -18,6 +18,7 @@ from featurestore.store import Store
 from ingest.job import ingest
 from ingest.plan import IngestOptions
 from manifests.folder import FolderOptions, folder_manifest
+from tests.smallmodel import SMALL_MODEL
 from training import cli
 from training.checkpoint import About, Checkpoint, save_checkpoint
 from training.config import DataConfig, ModelConfig, RunConfig, load_config
@@ -28,19 +29,10 @@ from training.seeds import generator_for
 
 NUM_CLIPS, EMPTY_CLIP = 21, 7
 LABELS = ("bark", "bell", "rain")
-PRESET = """
+PRESET = f"""
 source = "the tests"
 checkpoint_every_steps = 2
-
-[model]
-num_frames = 256
-width = 16
-depth = 1
-num_heads = 2
-mae_width = 8
-mae_depth = 1
-mae_num_heads = 2
-
+{SMALL_MODEL}
 [multissl.optimiser]
 epochs = 2
 batch_size = 5

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import soxr
 
+from ingest import decoder
 from ingest.ledger import ClipError, Reason
 from training.audiopieces import PIECE_S, PieceReader, pieces
 
@@ -55,16 +56,18 @@ def test_helper_goes_from_file_to_file(tmp_path: Path) -> None:
         reader.close()
 
 
-def test_a_decoder_that_hangs_or_dies(tmp_path: Path) -> None:
+def test_a_decoder_that_hangs_or_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise(tmp_path / "a.wav", 1, RATE)
     os.mkfifo(tmp_path / "pipe.wav")
-    reader = PieceReader(time_limit_s=0.0)
+    reader = PieceReader()
+    monkeypatch.setattr(decoder, "TIME_LIMIT_S", 0.0)
     try:
         with pytest.raises(ClipError) as caught:  # it has no time even to start
             list(reader.pieces(tmp_path / "a.wav", RATE))
         assert caught.value.reason == Reason.TIMEOUT
     finally:
         reader.close()
+    monkeypatch.undo()
     reader = PieceReader()
     try:
         with pytest.raises(ClipError, match="a pipe, socket or device"):

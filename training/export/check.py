@@ -18,7 +18,6 @@ from manifests.geometry import FbankSpec
 from training.checkpoint import WEIGHTS_FILE, Checkpoint, load_checkpoint
 from training.checkpointtagger import CheckpointTagger
 from training.export.formats import ONNX_FILE, TORCH_FILE, Outputs, Waveforms, open_onnx, open_torch
-from training.export.graph import can_classify, window_spec
 
 TOLERANCE = 1e-3
 BATCH_SIZE = 3
@@ -53,7 +52,7 @@ def check_file(path: Path, checkpoint: Checkpoint, clips: CheckClips) -> Differe
 
     Raises InputError when that is more than TOLERANCE.
     """
-    spec = window_spec(checkpoint)
+    spec = checkpoint.about.window
     run, own = _open(path), own_outputs(checkpoint)
     first = clips.waveforms[0]
     alone = [*clips.waveforms, first[: max(spec.frame_length, len(first) // SHORT_SHARE)]]
@@ -61,7 +60,7 @@ def check_file(path: Path, checkpoint: Checkpoint, clips: CheckClips) -> Differe
     batch = np.stack([looped(alone[place % len(alone)], spec.num_samples) for place in range(BATCH_SIZE)])
     pairs.append((run(batch), own(batch)))
     difference = Difference(
-        _largest([(got[0], expected[0]) for got, expected in pairs]) if can_classify(checkpoint) else None,
+        _largest([(got[0], expected[0]) for got, expected in pairs]) if checkpoint.about.can_classify else None,
         _largest([(got[-1], expected[-1]) for got, expected in pairs]),
     )
     if not difference.passes:

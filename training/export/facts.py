@@ -14,7 +14,7 @@ from manifests.errors import InputError
 from training.checkpoint import Checkpoint
 from training.config import RunConfig
 from training.evaluate import Evaluation
-from training.export.graph import EMBEDDING, LOGITS, PROBABILITIES, WAVEFORM, can_classify, window_spec
+from training.export.graph import EMBEDDING, LOGITS, PROBABILITIES, WAVEFORM
 from training.iterations import EVAL_FILE, read_evaluation
 from training.loop import LAST
 from training.runfolder import CONFIG_FILE, STORE_FILE, read_config, recorded_store
@@ -26,9 +26,9 @@ ONNX_OPSET = 18
 
 def describe(checkpoint: Checkpoint, sha256: str) -> dict[str, Any]:
     """What an exported file says of itself, as JSON knows it; `sha256` is that of the checkpoint's file."""
-    about, spec = checkpoint.about, window_spec(checkpoint)
+    about, spec = checkpoint.about, checkpoint.about.window
     width, num_classes = about.model.width, len(about.vocabulary)
-    tags = {PROBABILITIES: ["batch", num_classes], LOGITS: ["batch", num_classes]} if can_classify(checkpoint) else {}
+    tags = {PROBABILITIES: ["batch", num_classes], LOGITS: ["batch", num_classes]} if about.can_classify else {}
     return {
         "format": FORMAT,
         "labels": [label.model_dump() for label in about.vocabulary.labels] if tags else [],

@@ -3,23 +3,17 @@
 import math
 
 import torch
-import torchaudio.compliance.kaldi as kaldi
 from torch import Tensor, nn
 
-from ingest.fbank import ENERGY_FLOOR, FFT_SIZE
+from ingest.fbank import ENERGY_FLOOR, FFT_SIZE, mel_banks
 from manifests.geometry import FbankSpec
-from training.checkpoint import Checkpoint, load_student
+from training.checkpoint import Checkpoint, load_aft, load_student
 from training.inference import probabilities
 from training.inputs import Normalisation
-from training.model.aft import AudioFeatureTransformer, pool
-from training.stages import aft_weights
+from training.model.aft import pool
+from training.model.patches import patchify
 
 WAVEFORM, PROBABILITIES, LOGITS, EMBEDDING = "waveform", "probabilities", "logits", "embedding"
-
-
-def window_spec(checkpoint: Checkpoint) -> FbankSpec:
-    """The fbank that the model takes: its store's, of so many frames as the model sees."""
-    return checkpoint.about.fbank.model_copy(update={"num_frames": checkpoint.about.model.num_frames})
 
 
 class LogMel(nn.Module):
@@ -39,7 +33,7 @@ class LogMel(nn.Module):
         cosines, sines = _windowed_dft(spec)
         self.register_buffer("cosines", cosines)
         self.register_buffer("sines", sines)
-        self.register_buffer("banks", _mel_banks(spec))
+        self.register_buffer("banks", mel_banks(spec).T.contiguous())  # (FFT_SIZE / 2, num_mel_bins)
 
     def forward(self, waveform: Tensor) -> Tensor:
         looped = self._loop(waveform)
@@ -76,13 +70,6 @@ def _windowed_dft(spec: FbankSpec) -> tuple[Tensor, Tensor]:
     return cosines[1:].float(), sines[1:].float()
 
 
-def _mel_banks(spec: FbankSpec) -> Tensor:
-    """Kaldi's triangles as in ingest.fbank, without the Nyquist bin, where they are 0: (FFT_SIZE / 2, num_mel_bins)."""
-    rate_hz, low_hz, high_hz = float(spec.sample_rate_hz), float(spec.low_hz), float(spec.high_hz)
-    banks: Tensor = kaldi.get_mel_banks(spec.num_mel_bins, FFT_SIZE, rate_hz, low_hz, high_hz, 100.0, -500.0, 1.0)[0]
-    return banks.T.contiguous()
-
-
 class WaveformModel(nn.Module):
     """A trained model behind its fbank.
 
@@ -95,15 +82,15 @@ class WaveformModel(nn.Module):
         """The network of a checkpoint of either stage."""
         super().__init__()
         about = checkpoint.about
-        self.fbank = LogMel(window_spec(checkpoint))
+        self.fbank = LogMel(about.window)
         self.normalisation: Normalisation = about.normalisation
         self.one_label = about.one_label
         self.classifier: nn.Linear | None = None
-        if can_classify(checkpoint):
+        if about.can_classify:
             student = load_student(checkpoint)
             self.aft, self.classifier = student.aft, student.classifier
         else:
-            self.aft = _load_aft(checkpoint)
+            self.aft = load_aft(checkpoint)
         self.eval().requires_grad_(False)
 
     @property
@@ -111,29 +98,11 @@ class WaveformModel(nn.Module):
         return (EMBEDDING,) if self.classifier is None else (PROBABILITIES, LOGITS, EMBEDDING)
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, ...]:
-        pooled = pool(self.aft(self._patches(self.normalisation(self.fbank(waveform)))))
+        pooled = pool(self.aft(patchify(self.normalisation(self.fbank(waveform)), self.aft.config.grid)))
         if self.classifier is None:
             return (pooled,)
         logits = self.classifier(pooled)
         return probabilities(logits, one_label=self.one_label), logits, pooled
-
-    def _patches(self, fbank: Tensor) -> Tensor:
-        """:func:`training.model.patches.patchify` whose len() would fix the size of the batch in the graph."""
-        grid = self.aft.config.grid
-        num_clips, size = fbank.shape[0], grid.patch_size
-        split = fbank.reshape(num_clips, grid.num_time, size, grid.num_freq, size)
-        return split.transpose(2, 3).reshape(num_clips, grid.num_patches, grid.patch_dim)
-
-
-def can_classify(checkpoint: Checkpoint) -> bool:
-    """Whether there is a classifier of any class: not after Multi-SSL alone, nor without labels."""
-    return checkpoint.about.stage == "distill" and len(checkpoint.about.vocabulary) > 0
-
-
-def _load_aft(checkpoint: Checkpoint) -> AudioFeatureTransformer:
-    aft = AudioFeatureTransformer(checkpoint.about.model)
-    aft.load_state_dict(aft_weights(checkpoint.network))
-    return aft
 
 
 def trace(model: WaveformModel) -> torch.export.ExportedProgram:

@@ -14,7 +14,7 @@ from training.export.card import CARD_FILE, Exported, model_card
 from training.export.check import check_file, choose_clips
 from training.export.facts import describe, find_origin
 from training.export.formats import ONNX_FILE, TORCH_FILE, Source, why_not, write_files
-from training.export.graph import WaveformModel, window_spec
+from training.export.graph import WaveformModel
 from training.export.kinds import Format
 from training.written import writing
 
@@ -47,7 +47,7 @@ def export_model(path: Path, formats: Sequence[Format], out: Path, check_files: 
             chosen.remove(form)
             left_out.append(f"{form} was left out: {reason}")
     origin = find_origin(path)
-    clips = choose_clips(check_files, origin.store, window_spec(checkpoint))
+    clips = choose_clips(check_files, origin.store, checkpoint.about.window)
     source = Source(checkpoint, WaveformModel(checkpoint), describe(checkpoint, origin.sha256))
     with _staged(out) as staging:
         names = write_files(chosen, source, staging)

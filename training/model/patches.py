@@ -10,9 +10,10 @@ from manifests.geometry import PatchGrid
 
 def patchify(fbank: Tensor, grid: PatchGrid) -> Tensor:
     """(B, num_frames, num_mel_bins) to (B, L, 256), time-major: l = num_freq * t + f."""
-    size = grid.patch_size
-    split = fbank.reshape(len(fbank), grid.num_time, size, grid.num_freq, size)
-    return split.transpose(2, 3).reshape(len(fbank), grid.num_patches, grid.patch_dim)
+    # Not len(), which would fix the size of the batch in an exported graph.
+    num_clips, size = fbank.shape[0], grid.patch_size
+    split = fbank.reshape(num_clips, grid.num_time, size, grid.num_freq, size)
+    return split.transpose(2, 3).reshape(num_clips, grid.num_patches, grid.patch_dim)
 
 
 def unpatchify(patches: Tensor, grid: PatchGrid) -> Tensor:
