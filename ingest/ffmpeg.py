@@ -1,6 +1,7 @@
 """FFmpeg, through PyAV, as a source of audio: for the formats that libsndfile doesn't know."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, groupby
 from pathlib import Path
@@ -24,8 +25,11 @@ FFMPEG_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(FFM
 LEAD_S = 1.0
 # After a seek the time stamps are wrong in these, by up to a second: they are decoded from their start.
 UNSEEKABLE_FORMATS = frozenset({"ogg", "ac3", "eac3"})
-# What codecs drop at a stream's start may be missing in its time stamps: only a longer gap is silence.
-MIN_GAP_S = 0.05
+# What codecs drop at a stream's start may be missing in its time stamps: only a longer gap is silence, but not one of
+# hours.
+MIN_GAP_S, MAX_GAP_S = 0.05, 3600.0
+# So much of what was decoded last is kept: reading goes on a little before it ended.
+KEPT_S = 3.0
 # PyAV reads beyond the end of a frame's planes, and crashes, where there are more.
 MAX_PLANES = 7
 
@@ -41,6 +45,8 @@ class FFmpegSource:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._recent: deque[Block] = deque()
+        self._running: Iterator[Block] = iter(())
         self._open()
         stream = self._stream
         duration_s = None
@@ -65,27 +71,40 @@ class FFmpegSource:
             raise
 
     def read(self, start: int, num_samples: int) -> NDArray[np.float32]:
-        with _own_errors():
-            return self._read(start, num_samples)
+        try:
+            with _own_errors():
+                return self._read(start, num_samples)
+        except BaseException:
+            # What comes next can't be had from where decoding broke off.
+            self._recent.clear()
+            raise
 
     def _read(self, start: int, num_samples: int) -> NDArray[np.float32]:
-        parts, num_kept = list[NDArray[np.float32]](), 0
+        parts, at, end = list[NDArray[np.float32]](), start, start + num_samples
         for position, samples in self._blocks_for(start):
-            if not parts and position > start + MIN_GAP_S * self.info.sample_rate_hz:
-                samples = np.pad(samples, (min(position - start, num_samples), 0))
-                position = start
-            wanted = samples[max(0, start - position) : max(0, start + num_samples - position)]
+            if at == 0 and position <= MIN_GAP_S * self.info.sample_rate_hz:
+                at = position
+            elif position > at:
+                parts.append(np.zeros(min(position, end) - at, np.float32))
+                at += parts[-1].size
+            wanted = samples[max(0, at - position) : max(0, end - position)]
             if wanted.size:
                 parts.append(wanted)
-                num_kept += wanted.size
-            if num_kept >= num_samples:
+                at += wanted.size
+            if position + samples.size >= end:
                 break
-        return np.concatenate(parts)[:num_samples] if parts else np.zeros(0, np.float32)
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def _blocks_for(self, start: int) -> Iterator[Block]:
         """Mono blocks, of which the first begins at `start` or before, unless the stream itself begins later."""
+        is_seekable = self._container.format.name not in UNSEEKABLE_FORMATS
+        if self._recent and self._recent[0][0] <= start and (start <= _end(self._recent[-1]) or not is_seekable):
+            yield from list(self._recent)
+            yield from self._go_on()
+            return
+        self._recent.clear()
         early_s = start / self.info.sample_rate_hz - LEAD_S
-        if early_s > 0 and self._container.format.name not in UNSEEKABLE_FORMATS:
+        if early_s > 0 and is_seekable:
             self._is_moved = True
             try:
                 self._container.seek(round(early_s * av.time_base) + (self._container.start_time or 0))
@@ -94,28 +113,34 @@ class FFmpegSource:
             except (av.error.FFmpegError, DecoderError):
                 first = None
             if first and first[0] <= start:
-                yield from chain([first], blocks)
+                self._running = chain([first], blocks)
+                yield from self._go_on()
                 return
         # Without an index, past the end or by wrong time stamps FFmpeg lands anywhere.
         if self._is_moved:
             self.close()
             self._open()
-        yield from self._blocks(first_s=0.0)
+        self._running = self._blocks(first_s=0.0)
+        yield from self._go_on()
+
+    def _go_on(self) -> Iterator[Block]:
+        """The blocks from where decoding stands; the last ones are kept for a read that begins a little before."""
+        for block in self._running:
+            self._recent.append(block)
+            # One that begins before that time stays: there may be a gap behind it.
+            while len(self._recent) > 1 and _end(block) - self._recent[1][0] > KEPT_S * self.info.sample_rate_hz:
+                self._recent.popleft()
+            yield block
 
     def _blocks(self, first_s: float | None) -> Iterator[Block]:
         """Mono blocks with the position of their first sample, at `first_s` where the first frame has no time stamp."""
         self._is_moved = True
-        frames = self._frames()
-        first = next(frames, None)
-        if first is None:
-            return
-        time_s = first_s if first.time is None else self._since_start_s(first.time)
-        if time_s is None:
-            raise DecoderError("a frame without a time stamp after a seek")
-        position = round(time_s * self.info.sample_rate_hz)
-        for samples in _mono(chain([first], frames), self.info.sample_rate_hz):
-            yield position, samples
-            position += samples.size
+        rate_hz = self.info.sample_rate_hz
+        for start_s, frames in groupby(self._frames(), key=_Clock(first_s, self._since_start_s)):
+            position = round(start_s * rate_hz)
+            for samples in _mono(frames, rate_hz):
+                yield position, samples
+                position += samples.size
 
     def _frames(self) -> Iterator[av.AudioFrame]:
         """The frames from here to the end."""
@@ -131,6 +156,25 @@ class FFmpegSource:
 
     def close(self) -> None:
         self._container.close()
+
+
+class _Clock:
+    """In seconds, where the run of frames begins that a frame is of: after a gap in the time stamps comes a new one."""
+
+    def __init__(self, first_s: float | None, since_start_s: Callable[[float], float]) -> None:
+        self._run_s, self._since_start_s = first_s, since_start_s
+        self._next_s: float | None = None
+
+    def __call__(self, frame: av.AudioFrame) -> float:
+        time_s = None if frame.time is None else self._since_start_s(frame.time)
+        is_first = self._next_s is None
+        if time_s is not None and (is_first or MIN_GAP_S < time_s - (self._next_s or 0.0) < MAX_GAP_S):
+            self._run_s = self._next_s = time_s
+        if self._run_s is None:
+            raise DecoderError("a frame without a time stamp after a seek")
+        begins_s = self._run_s if self._next_s is None else self._next_s
+        self._next_s = begins_s + frame.samples / frame.sample_rate
+        return self._run_s
 
 
 def _first_known(container: av.container.InputContainer) -> av.AudioStream:
@@ -180,6 +224,10 @@ def _averaged(frame: av.AudioFrame) -> NDArray[np.float32]:
         return mono
     middle = 128 if samples.dtype.kind == "u" else 0
     return (mono - np.float32(middle)) / np.float32(2.0 ** (8 * samples.itemsize - 1))
+
+
+def _end(block: Block) -> int:
+    return block[0] + block[1].size
 
 
 @contextmanager
