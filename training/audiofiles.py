@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from manifests.errors import InputError
 from manifests.folder import AUDIO_EXTENSIONS
@@ -12,25 +12,28 @@ from manifests.folder import AUDIO_EXTENSIONS
 LIST_FROM_STDIN = "-"
 
 
-def find_audio(paths: Sequence[str], listed: TextIO | None = None) -> list[Path]:
-    """Files as they are named, there or not; a folder's audio files, sorted; for '-' what `listed` has, one a line.
+def find_audio(paths: Sequence[str], listed: BinaryIO | None = None) -> list[Path]:
+    """Files as they are named, there or not; a folder's audio files, sorted; for '-' what `listed` has. Each once.
 
-    `listed`: standard input by default. Raises InputError for a folder without audio, or when there is nothing at all.
+    `listed`: paths, one a line, or with a NUL behind each, as `find -print0` gives them; standard input by default.
+    Raises InputError for a folder without audio, a path of no letters, or when there is nothing at all.
     """
     found: list[Path] = []
     for path in paths:
-        if path == LIST_FROM_STDIN:
-            lines = (line.rstrip("\r\n") for line in (listed or sys.stdin))
-            found += _files(line for line in lines if line.strip())
-        else:
-            found += _files([path])
+        for one in _listed(listed or sys.stdin.buffer) if path == LIST_FROM_STDIN else [path]:
+            if not one:
+                raise InputError("a path is empty, perhaps a variable that isn't set; give files or folders")
+            # Unlike Path.is_dir, it takes any name.
+            found += audio_below(Path(one)) if os.path.isdir(one) else [Path(one)]  # noqa: PTH112
     if not found:
         raise InputError("the list on standard input is empty; expected paths of files or folders, one a line")
-    return found
+    return list(dict.fromkeys(found))
 
 
-def _files(paths: Iterable[str]) -> list[Path]:
-    return [file for path in map(Path, paths) for file in (audio_below(path) if path.is_dir() else [path])]
+def _listed(stream: BinaryIO) -> list[str]:
+    content = stream.read()
+    lines = content.split(b"\0") if b"\0" in content else [line.rstrip(b"\r\n") for line in content.split(b"\n")]
+    return [os.fsdecode(line) for line in lines if line.strip()]
 
 
 def audio_below(folder: Path) -> list[Path]:

@@ -63,7 +63,8 @@ def _load_onnx(path: Path) -> Tagger:
     # Imported here: onnxruntime is an extra.
     from training.onnxtagger import load_onnx
 
-    return load_onnx(path)
+    inside = path / "model.onnx"
+    return load_onnx(inside if inside.is_file() else path)
 
 
 def _with_labels(tagger: Tagger, model: str, *, needed: bool) -> Tagger:

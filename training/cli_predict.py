@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 MAX_WORKERS = 8
 DEFAULT_EVENT_THRESHOLD = 0.5
-FORMAT_OF_SUFFIX: dict[str, Literal["table", "json", "csv"]] = {".json": "json", ".jsonl": "json", ".csv": "csv"}
+FORMAT_OF_SUFFIX: dict[str, Literal["table", "json", "csv"]] = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".txt": "table",
+}
 
 PathsArgument = Annotated[
     list[str],
@@ -73,7 +78,8 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Write this file, when all is done; what failed goes to OUT.failures.csv.")
+        Path | None,
+        typer.Option(help="A .csv, .json, .jsonl or .txt, written when all is done; what failed: OUT.failures.csv."),
     ] = None,
     workers: WorkersOption = None,
     batch_size: BatchOption = 16,
@@ -88,9 +94,12 @@ def predict(
         raise InputError("the rows of a CSV are windows or events; leave out --windows or --events, or use json")
     # Imported here, as in all commands: torch takes seconds, and `--help` does without it.
     from training.audiofiles import find_audio
+    from training.outplace import check_out
     from training.predict import TagOptions
     from training.tagfiles import Tagging, write_tags
 
+    if out is not None:
+        check_out(out, tuple(FORMAT_OF_SUFFIX))
     files = find_audio(paths)
     tagger = _load(model, checkpoint, onnx, device, needs_labels=True)
     event_threshold = (DEFAULT_EVENT_THRESHOLD if threshold is None else threshold) if events else None
@@ -132,9 +141,10 @@ def embed(
     Example: training embed ~/recordings --model runs/birds-tiny --out birds.parquet
     """
     from training.audiofiles import find_audio
-    from training.embedfiles import Embedding, check_suffix, write_embeddings
+    from training.embedfiles import SUFFIXES, Embedding, write_embeddings
+    from training.outplace import check_out
 
-    check_suffix(out)
+    check_out(out, SUFFIXES)
     files = find_audio(paths)
     tagger = _load(model, checkpoint, onnx, device, needs_labels=False)
     hearing = _hearing(workers, batch_size, len(files))
@@ -163,6 +173,8 @@ def _load(
     from featurestore.device import choose_device
     from training.choosetagger import choose_tagger
 
+    if onnx is not None and device not in ("auto", "cpu"):
+        raise InputError(f"--onnx is run on the CPU, not on {device}; leave out --device")
     return choose_tagger(model, checkpoint, onnx, choose_device(device), needs_labels=needs_labels)
 
 
@@ -226,6 +238,11 @@ class _Progress:
 
         if parts.num_files == self._num_files:
             return lambda count, note: None
+        if parts.num_dropped:
+            _warn(
+                f"{parts.num_dropped} files that an earlier call had finished are done again: its files, model or "
+                "options were others"
+            )
         if parts.num_files:
             _warn(f"going on after {parts.num_files} of {self._num_files} files, which an earlier call finished")
         return self._shown.enter_context(ProgressDisplay("files", self._num_files - parts.num_files)).advance

@@ -13,17 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ingest.atomic import atomic_path
+from ingest.atomic import move_in
 from manifests.errors import InputError
-from training.embedzarr import write_zarr
+from training.embedzarr import row_groups, write_zarr
 from training.filewindows import Windows
 from training.hearing import FileEnd, HeardWindow, HearingOptions, hear_files
+from training.outplace import ZARR
 from training.parts import Failure, Parts, open_parts, write_failures
 from training.tagger import Tagger
 
 Dtype = Literal["float16", "float32"]
 FORMAT = "1"
-SUFFIXES = (".parquet", ".zarr")
+SUFFIXES = (".parquet", ZARR)
 # Rows are handed on, and make a row group, when they take so much.
 GROUP_BYTES = 16 << 20
 
@@ -72,12 +73,6 @@ class Embedding:
         return pa.schema(fields, {"embeddings": json.dumps(self.about)})
 
 
-def check_suffix(out: Path) -> None:
-    """Raises InputError where the name of `out` doesn't say what to write."""
-    if out.suffix not in SUFFIXES:
-        raise InputError(f"--out {out} ends with neither {' nor '.join(SUFFIXES)}, which say what is written")
-
-
 def write_embeddings(
     files: Sequence[Path], embedding: Embedding, out: Path, began: Callable[[Parts], Callable[[int, str], None]]
 ) -> tuple[int, list[Failure]]:
@@ -86,17 +81,20 @@ def write_embeddings(
     `began` is told what an earlier call left, and returns what counts files. Returns how many rows there are and what
     failed. Raises InputError where `out` can't be written.
     """
-    check_suffix(out)
 
     def hear(left: Sequence[Path]) -> AbstractContextManager[Iterator[HeardWindow | FileEnd]]:
         return hear_files(left, embedding.tagger, embedding.windows, embedding.hearing)
 
     with open_parts(out, {"what": "embeddings", **embedding.about}, files) as parts:
         parts.write(files, hear, lambda path: _open_part(path, embedding), began(parts))
-        if out.suffix == ".zarr":
-            num_rows = write_zarr(out, parts.paths(), embedding.about)
+        place = parts.empty_place(f"result{out.suffix}")
+        if out.suffix == ZARR:
+            num_rows = write_zarr(place, parts.paths(), embedding.about)
+            if out.exists():
+                out.replace(parts.empty_place("replaced"))
         else:
-            num_rows = _write_parquet(out, parts.paths(), embedding.schema)
+            num_rows = _write_parquet(place, parts.paths(), embedding.schema)
+        move_in(place, out)
         write_failures(out, parts.failures)
     return num_rows, parts.failures
 
@@ -181,14 +179,16 @@ def _vectors(values: NDArray[np.float32], dtype: Dtype) -> pa.FixedSizeListArray
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), values.shape[1])
 
 
-def _write_parquet(out: Path, parts: Sequence[Path], schema: pa.Schema) -> int:
-    """All parts as one file, a row group at a time; returns the number of rows."""
-    num_rows = 0
-    with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for path in parts:
-            with pq.ParquetFile(path) as part:
-                for group in range(part.num_row_groups):
-                    table = part.read_row_group(group)
-                    writer.write_table(table)
-                    num_rows += len(table)
+def _write_parquet(place: Path, parts: Sequence[Path], schema: pa.Schema) -> int:
+    """All parts as one file, in row groups of about GROUP_BYTES; returns the number of rows."""
+    waiting, num_rows = list[pa.Table](), 0
+    with pq.ParquetWriter(place, schema, compression="zstd") as writer:
+        for table in row_groups(parts):
+            num_rows += len(table)
+            waiting.append(table)
+            if sum(one.nbytes for one in waiting) >= GROUP_BYTES:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
     return num_rows

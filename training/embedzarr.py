@@ -1,7 +1,5 @@
 """Embeddings as a Zarr v3 group: arrays of numbers, and the files' names among its attributes."""
 
-import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,27 +9,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
 
-from ingest.atomic import TEMPORARY_SUFFIX
-
 CHUNK_BYTES = 16 << 20
 
 
-def write_zarr(out: Path, parts: Sequence[Path], about: dict[str, Any]) -> int:
-    """Writes the rows of Parquet files to the group `out`, whole or absent, and returns how many there are.
+def write_zarr(place: Path, parts: Sequence[Path], about: dict[str, Any]) -> int:
+    """Writes the rows of Parquet files to a new group, and returns how many there are.
 
     Arrays: `embedding` (N, D), `start_s`, `end_s`, `file_index` (N,) into the attribute `files`, and, of parts with
     tokens, `tokens` (N, L, D), NaN behind the last of a window that has fewer, and `num_tokens` (N,).
     """
     num_rows = sum(int(pq.read_metadata(path).num_rows) for path in parts)
-    num_tokens = max((_longest(table) for table in _tables(parts, ["tokens"])), default=0) if about["tokens"] else 0
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
-    try:
-        group = zarr.open_group(temporary, mode="w", zarr_format=3)
-        files = _fill(group, parts, num_rows, num_tokens, about)
-        group.update_attributes({**about, "files": files})
-        _replace(out, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    num_tokens = max((_longest(table) for table in row_groups(parts, ["tokens"])), default=0) if about["tokens"] else 0
+    group = zarr.open_group(place, mode="w", zarr_format=3)
+    files = _fill(group, parts, num_rows, num_tokens, about)
+    group.update_attributes({**about, "files": files})
     return num_rows
 
 
@@ -45,7 +36,7 @@ def _fill(group: zarr.Group, parts: Sequence[Path], num_rows: int, num_tokens: i
         arrays["num_tokens"] = _create(group, "num_tokens", (num_rows,), "int32")
     files: list[str] = []
     start = 0
-    for table in _tables(parts, None):
+    for table in row_groups(parts):
         rows = slice(start, start + len(table))
         for name, values in _columns(table, files, num_tokens, width).items():
             arrays[name][rows] = values
@@ -87,7 +78,8 @@ def _create(group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str) ->
     return group.create_array(name, shape=shape, chunks=(num_rows, *shape[1:]), dtype=dtype, fill_value=fill)
 
 
-def _tables(parts: Sequence[Path], columns: list[str] | None) -> Iterator[pa.Table]:
+def row_groups(parts: Sequence[Path], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The row groups of Parquet files, one after the other."""
     for path in parts:
         with pq.ParquetFile(path) as part:
             for number in range(part.num_row_groups):
@@ -96,14 +88,3 @@ def _tables(parts: Sequence[Path], columns: list[str] | None) -> Iterator[pa.Tab
 
 def _longest(table: pa.Table) -> int:
     return int(table["tokens"].combine_chunks().value_lengths().to_numpy().max())
-
-
-def _replace(out: Path, finished: Path) -> None:
-    """Puts a finished folder into the place of an older one."""
-    if out.exists():
-        old = out.with_name(f".{out.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
-        out.replace(old)
-        finished.replace(out)
-        shutil.rmtree(old)
-    else:
-        finished.replace(out)

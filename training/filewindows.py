@@ -1,5 +1,6 @@
 """Sound of any length cut into windows, one window's worth of it in memory at a time."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ class Windows:
 
 def windows_of(tagger: Tagger, hop_s: float | None) -> Windows:
     """The windows that a model takes, every `hop_s`, or one after the other. Raises InputError for a hop of nothing."""
+    if hop_s is not None and not (math.isfinite(hop_s) and hop_s * tagger.sample_rate_hz >= 1):
+        raise InputError(f"--hop-s {hop_s} is not a sample or more; give the seconds between two windows, such as 5")
     hop = tagger.window_samples if hop_s is None else round(hop_s * tagger.sample_rate_hz)
-    if hop < 1:
-        raise InputError(f"--hop-s {hop_s} is less than one sample; give the seconds between two windows, such as 5")
     return Windows(tagger.window_samples, hop, tagger.least_samples)

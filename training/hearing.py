@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.ledger import ClipError, Reason
+from manifests.errors import InputError
 from training.audiopieces import PieceReader
 from training.filewindows import Windows
 from training.tagger import Prepared, Tagger
 
-# Of each file so many windows wait, and no more files than this many batches: memory is bounded however long they are.
+# Of each file so many windows wait, and no more files than this many batches, or one a worker: however long they are,
+# memory is bounded.
 WINDOWS_AHEAD, BATCHES_AHEAD = 4, 2
 _POLL_S = 0.1
 
@@ -66,8 +68,9 @@ def hear_files(
 
     A file that can't be read, hangs or crashes its decoder ends with an error. The helpers end with the context.
     """
+    num_ahead = max(options.num_workers, BATCHES_AHEAD * options.batch_size)
     with _Workers(tagger, windows, options.num_workers) as workers:
-        yield _heard(_ahead(files, workers, BATCHES_AHEAD * options.batch_size), tagger, options.batch_size)
+        yield _heard(_ahead(files, workers, num_ahead), tagger, options.batch_size)
 
 
 class _File:
@@ -75,11 +78,25 @@ class _File:
 
     def __init__(self, number: int, path: Path) -> None:
         self.number, self.path = number, path
-        self.items: queue.Queue[_Window | FileEnd | BaseException] = queue.Queue(WINDOWS_AHEAD)
+        # Not queue.Queue, which an interrupt can leave locked.
+        self._items: queue.SimpleQueue[_Window | FileEnd | BaseException] = queue.SimpleQueue()
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(WINDOWS_AHEAD):
+            self._places.put(None)
+
+    def put(self, item: "_Window | FileEnd | BaseException", timeout_s: float) -> bool:
+        """Hands an item on; False where there was no place for it in time."""
+        try:
+            self._places.get(timeout=timeout_s)
+        except queue.Empty:
+            return False
+        self._items.put(item)
+        return True
 
     def __iter__(self) -> Iterator[_Window | FileEnd]:
         while True:
-            item = self.items.get()
+            item = self._items.get()
+            self._places.put(None)
             if isinstance(item, BaseException):
                 raise item
             yield item
@@ -124,6 +141,9 @@ class _Workers:
             while not self._stopping.is_set() and (file := self._files.get()) is not None:
                 try:
                     self._prepare(file, reader)
+                except OSError as error:
+                    reason = f"decoding needs a helper process, which can't be had ({error}); give fewer --workers"
+                    self._put(file, InputError(reason))
                 except Exception as error:  # a bug, which the main thread shows
                     self._put(file, error)
         finally:
@@ -141,12 +161,8 @@ class _Workers:
             self._put(file, FileEnd(file.number, None))
 
     def _put(self, file: _File, item: _Window | FileEnd | Exception) -> None:
-        while not self._stopping.is_set():
-            try:
-                file.items.put(item, timeout=_POLL_S)
-            except queue.Full:
-                continue
-            return
+        while not self._stopping.is_set() and not file.put(item, _POLL_S):
+            pass
 
 
 def _ahead(files: Iterable[Path], workers: _Workers, num_files: int) -> Iterator[_Window | FileEnd]:

@@ -21,10 +21,11 @@ from training.splits import Split, choose_split, outside_evaluation
 def find_checkpoint(model: Path, *, either_stage: bool = False) -> Path:
     """A checkpoint file; or that of an iteration's folder, of an exported one, or of a run's last evaluated iteration.
 
-    With `either_stage`, that of the last Multi-SSL stage will do where no iteration is finished. Raises InputError for
-    a folder without any.
+    With `either_stage`, that of a Multi-SSL stage, or of a run's last one, will do where no iteration is finished.
+    Raises InputError for a folder without any, and for an export that is heard otherwise.
     """
     if not model.is_dir():
+        _refuse_graph(model)
         return model
     if (model / WEIGHTS_FILE).exists():
         return model / WEIGHTS_FILE
@@ -33,10 +34,24 @@ def find_checkpoint(model: Path, *, either_stage: bool = False) -> Path:
     finished = [path.parent for path in model.glob(f"iter*/{EVAL_FILE}") if _number(path.parent) > 0]
     if finished:
         return max(finished, key=_number) / "distill" / LAST
+    if either_stage and (stage := next((one for one in (model / "multissl", model) if (one / LAST).exists()), None)):
+        return stage / LAST
     pretrained = [path.parent for path in model.glob(f"iter*/multissl/{LAST}") if _number(path.parent.parent) > 0]
     if either_stage and pretrained:
         return max(pretrained, key=lambda stage: _number(stage.parent)) / LAST
+    for graph in sorted(model.glob("model.*")):
+        _refuse_graph(graph)
     raise InputError(f"{model} has no finished iteration (no iterK/{EVAL_FILE}); finish one with `training run`")
+
+
+def _refuse_graph(path: Path) -> None:
+    """Raises InputError for an exported graph, which holds no checkpoint."""
+    if path.suffix == ".onnx":
+        raise InputError(f"{path} is a graph without a checkpoint; `training predict` and `embed` take it as --onnx")
+    if path.suffix == ".pt2":
+        raise InputError(
+            f"{path} is a graph for torch.export.load; export onnx or folder as well, which commands of ours take"
+        )
 
 
 def _number(iteration: Path) -> int:

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 from ingest.atomic import atomic_path, atomic_write, exclusive, remove_stale
 from ingest.ledger import ClipError
-from manifests.errors import InputError
 from training.audiofiles import shown
 from training.hearing import FileEnd, HeardWindow
 from training.written import writing
@@ -51,9 +51,13 @@ OpenPart = Callable[[Path], AbstractContextManager[PartWriter]]
 
 @dataclass
 class Parts:
-    """The finished parts of one result, of which each holds the next files of the work."""
+    """The finished parts of one result, of which each holds the next files of the work.
+
+    `num_dropped`: files that an earlier call of another job, or of other files, had finished.
+    """
 
     folder: Path
+    num_dropped: int = 0
     num_files: int = 0
     num_parts: int = 0
     failures: list[Failure] = field(default_factory=list)
@@ -61,6 +65,14 @@ class Parts:
     def paths(self) -> list[Path]:
         """The parts in the order of the work."""
         return [self.folder / _name(number) for number in range(self.num_parts)]
+
+    def empty_place(self, name: str) -> Path:
+        """A path beside the parts for the result while it is made; what a killed call left there is removed."""
+        place = self.folder / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        place.unlink(missing_ok=True)
+        return place
 
     def write(
         self, files: Sequence[Path], hear: Hear, open_part: OpenPart, advance: Callable[[int, str], None]
@@ -111,14 +123,18 @@ def open_parts(out: Path, job: dict[str, Any], files: Sequence[Path]) -> Iterato
 
     They lie beside `out`, in a hidden folder. Raises InputError where that can't be, or another process is at it.
     """
-    if not out.resolve().parent.is_dir():
-        raise InputError(f"{out} can't be written, there is no folder {out.parent}; make it, or name another file")
     folder = out.with_name(f".{out.name}.parts")
-    identity = _identity(job, files)
+    identity = _identity({"acm_sskd": version("acm-sskd"), **job}, files)
     with writing(out):
         folder.mkdir(exist_ok=True)
         with exclusive(folder, f"command that writes {out}"):
-            yield _reopened(folder, identity)
+            parts = _reopened(folder, identity)
+            try:
+                yield parts
+            except BaseException:
+                if not parts.num_parts:
+                    shutil.rmtree(folder)
+                raise
         shutil.rmtree(folder)
 
 
@@ -143,17 +159,24 @@ def write_failures(out: Path, failures: Sequence[Failure]) -> Path | None:
 
 def _reopened(folder: Path, identity: str) -> Parts:
     remove_stale(folder)
-    job = folder / JOB_FILE
+    job, parts = folder / JOB_FILE, Parts(folder)
+    _read_parts(parts)
     if not job.exists() or job.read_text() != identity:
+        # Killed in the midst of this, the next call must not take what is left for its own.
+        job.unlink(missing_ok=True)
         for old in folder.glob("part-*"):
             old.unlink()
+        parts = Parts(folder, num_dropped=parts.num_files)
         atomic_write(job, identity)
-    parts = Parts(folder)
-    while (about := folder / f"{_name(parts.num_parts)}.json").exists():
+    return parts
+
+
+def _read_parts(parts: Parts) -> None:
+    """Counts what is there: a part is finished when there is what says so."""
+    while (about := parts.folder / f"{_name(parts.num_parts)}.json").exists():
         content = json.loads(about.read_bytes())
         parts.num_files, parts.num_parts = parts.num_files + content["num_files"], parts.num_parts + 1
         parts.failures += [Failure(*row) for row in content["failures"]]
-    return parts
 
 
 def _identity(job: dict[str, Any], files: Sequence[Path]) -> str:

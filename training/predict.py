@@ -33,7 +33,7 @@ class WindowTags:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A label that reaches the threshold in windows that follow on each other; `tag` has the highest probability."""
+    """A label that reaches the threshold in windows that follow on each other or overlap; `tag` has the highest one."""
 
     start_s: float
     end_s: float
@@ -99,30 +99,35 @@ class FileTagger:
 
 
 class EventFinder:
-    """Merges, for each label, windows that reach a threshold and touch or overlap."""
+    """Merges, for each label, windows that reach a threshold and follow on each other or overlap.
+
+    So no two events of a label have a time in common.
+    """
 
     def __init__(self, vocabulary: Vocabulary, threshold: float) -> None:
         self._vocabulary, self._threshold = vocabulary, threshold
-        self._open: dict[int, Event] = {}
+        self._latest: dict[int, Event] = {}
         self._closed: list[Event] = []
+        self._in_last_window: set[int] = set()
 
     def add(self, start_s: float, end_s: float, probabilities: NDArray[np.floating]) -> None:
         """The next window, which begins after the one before, and its probabilities (C)."""
-        still_open: dict[int, Event] = {}
-        for index in np.flatnonzero(probabilities >= self._threshold).tolist():
-            tag, before = _tag(self._vocabulary, index, probabilities[index]), self._open.get(index)
-            if before is not None and start_s <= before.end_s:
-                del self._open[index]
+        found = np.flatnonzero(probabilities >= self._threshold).tolist()
+        for index in found:
+            tag, before = _tag(self._vocabulary, index, probabilities[index]), self._latest.get(index)
+            if before is None:
+                self._latest[index] = Event(start_s, end_s, tag)
+            elif start_s < before.end_s or (start_s == before.end_s and index in self._in_last_window):
                 likelier = max(before.tag, tag, key=lambda one: one.probability)
-                still_open[index] = Event(before.start_s, end_s, likelier)
+                self._latest[index] = Event(before.start_s, end_s, likelier)
             else:
-                still_open[index] = Event(start_s, end_s, tag)
-        self._closed += self._open.values()
-        self._open = still_open
+                self._closed.append(before)
+                self._latest[index] = Event(start_s, end_s, tag)
+        self._in_last_window = set(found)
 
     def finish(self) -> list[Event]:
         """All events by their start, those of one start by their probability."""
-        found = [*self._closed, *self._open.values()]
+        found = [*self._closed, *self._latest.values()]
         return sorted(found, key=lambda event: (event.start_s, -event.tag.probability, event.tag.label_id))
 
 

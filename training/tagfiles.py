@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from ingest.atomic import atomic_path
+from ingest.atomic import move_in
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 from training.audiofiles import shown
@@ -85,11 +85,13 @@ def write_tags(
     }
     with open_parts(out, job, files) as parts:
         parts.write(files, tagging.hear, lambda path: _open_part(path, tagging), began(parts))
-        with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        place = parts.empty_place("result")
+        with place.open("w", encoding="utf-8", newline="") as file:
             file.write(tagging.header)
             for path in parts.paths():
                 with path.open(encoding="utf-8", newline="") as part:
                     file.writelines(part)
+        move_in(place, out)
         write_failures(out, parts.failures)
     return parts.failures
 

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import soundfile
 import zarr
 
 from training import parts
+from training.checkpointtagger import CheckpointTagger
 
 Command = Callable[..., Any]
 NUM_SOUNDS = 4
@@ -58,12 +61,15 @@ def test_predict_csv_from_a_list(
     training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "tags.csv"
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{sounds}/0.wav\n\n{sounds}/deep\n"))
+    (sounds / "1\udcff.wav").write_bytes((sounds / "0.wav").read_bytes())  # no UTF-8
+    listed = f"{sounds}/0.wav\n\n{sounds}/deep\n{sounds}/0.wav\n{sounds}/1\udcff.wav\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(os.fsencode(listed))))
     outcome = training("predict", "-", "--model", checkpoint_path, "--out", out)
     assert outcome.status == 0
-    assert outcome.out == f"{out}: tags of 3 of 3 files\n"
+    assert outcome.out == f"{out}: tags of 4 of 4 files\n"
     rows = list(csv.DictReader(out.read_text().splitlines()))
-    assert [Path(row["file"]).name for row in rows] == ["0.wav"] * 3 + ["1.wav"] * 3 + ["3.wav"] * 3
+    names = ["0.wav", "1.wav", "3.wav", r"1\xff.wav"]
+    assert [Path(row["file"]).name for row in rows] == [name for name in names for _ in range(3)]
     assert {row["label"] for row in rows} == {"bark", "bell", "rain"}
     assert {path.name for path in tmp_path.iterdir()} == {"sounds", "tags.csv"}
 
@@ -124,6 +130,76 @@ def test_mistakes(training: Command, sounds: Path, checkpoint_path: Path, tmp_pa
     assert_error(training("predict", tmp_path / "empty", *model), "none of its 1 files is named")
     assert_error(training("predict", sounds, "--model", "beats"), "'beats' needs its weights.*--checkpoint")
     assert_error(training("predict", sounds, "--checkpoint", checkpoint_path), "name it with --model")
-    assert_error(training("predict", sounds, *model, "--hop-s", "0"), "less than one sample")
+    for hop_s in ("0", "nan", "inf"):
+        assert_error(training("predict", sounds, *model, "--hop-s", hop_s), "not a sample or more")
+    assert_error(training("predict", "", *model), "a path is empty")
+    long = training("predict", "x" * 300, sounds / "0.wav", *model)
+    assert long.status == 1
+    assert "0.wav: " in long.out
     assert_error(training("predict", sounds, *model, "--out", tmp_path / "no/a.csv"), "there is no folder")
-    assert_error(training("embed", sounds, *model, "--out", tmp_path / "a.npy"), r"neither \.parquet nor \.zarr")
+    assert_error(training("embed", sounds, *model, "--out", tmp_path / "a.npy"), r"none of \.parquet, \.zarr")
+
+
+def test_nothing_else_is_replaced(training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path) -> None:
+    model = ("--model", checkpoint_path)
+    recording = sounds / "0.wav"
+    content = recording.read_bytes()
+    assert_error(training("predict", recording, *model, "--out", recording), r"none of \.csv, ")
+    assert recording.read_bytes() == content
+    (tmp_path / "folder.csv").mkdir()
+    assert_error(training("predict", recording, *model, "--out", tmp_path / "folder.csv"), "is a folder")
+    assert_error(training("predict", recording, *model, "--out", "."), r"none of \.csv, ")
+    precious = tmp_path / "precious.zarr"
+    precious.mkdir()
+    (precious / "thesis.txt").touch()
+    assert_error(training("embed", recording, *model, "--out", precious), "something else than embeddings")
+    assert [path.name for path in precious.iterdir()] == ["thesis.txt"]
+    for _ in range(2):  # an earlier result is
+        assert training("embed", recording, *model, "--out", tmp_path / "a.zarr").status == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"sounds", "folder.csv", "precious.zarr", "a.zarr"}
+
+
+def test_parts_of_other_work_are_not_mixed_in(
+    training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sounds / "broken.wav").unlink()
+    out = tmp_path / "a.csv"
+    command = ("predict", sounds, "--model", checkpoint_path, "--out", out)
+    assert training(*command, "--top", "1").status == 0
+    whole = out.read_text()
+    monkeypatch.setattr(parts, "FILES_PER_PART", 1)
+    commit = parts.Parts._commit
+
+    def stop_at_once(self: parts.Parts, num_files: int, failures: list[parts.Failure]) -> None:
+        commit(self, num_files, failures)
+        raise KeyboardInterrupt
+
+    def stop(path: Path, content: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.Parts, "_commit", stop_at_once)
+        training(*command, "--top", "2")
+    with monkeypatch.context() as patch:  # and stopped while they are dropped
+        patch.setattr(parts, "atomic_write", stop)
+        training(*command, "--top", "1")
+    assert training(*command, "--top", "2").status == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.Parts, "_commit", stop_at_once)
+        training(*command, "--top", "2")
+    outcome = training(*command, "--top", "1")
+    assert outcome.err.startswith("1 files that an earlier call had finished are done again")
+    assert out.read_text() == whole
+    assert {path.name for path in tmp_path.iterdir()} == {"sounds", "a.csv"}
+
+
+def test_a_model_without_tokens_leaves_nothing_behind(
+    training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = CheckpointTagger.hear
+    monkeypatch.setattr(CheckpointTagger, "hear", lambda self, given: replace(heard(self, given), tokens=None))
+    command = ("embed", sounds / "0.wav", "--model", checkpoint_path, "--tokens", "--out", tmp_path / "a.zarr")
+    outcome = training(*command)
+    assert outcome.status == 2
+    assert outcome.err.endswith("error: the model 'checkpoint' has no token features; leave out --tokens\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["sounds"]

@@ -58,8 +58,20 @@ def test_a_run_of_multissl_alone_has_a_model_for_a_probe(run: Path, checkpoint_p
         shutil.copy(checkpoint_path, tmp_path / f"ssl/iter{iteration}/multissl/last.pt")
     assert find_checkpoint(tmp_path / "ssl", either_stage=True) == tmp_path / "ssl/iter10/multissl/last.pt"
     assert find_checkpoint(run, either_stage=True) == run / "iter10/distill/last.pt"
-    with pytest.raises(InputError, match=r"ssl has no finished iteration"):
-        find_checkpoint(tmp_path / "ssl")
+    one = tmp_path / "ssl/iter2"
+    assert find_checkpoint(one, either_stage=True) == one / "multissl/last.pt"
+    assert find_checkpoint(one / "multissl", either_stage=True) == one / "multissl/last.pt"
+    for model in (tmp_path / "ssl", one):
+        with pytest.raises(InputError, match=rf"{model.name} has no finished iteration"):
+            find_checkpoint(model)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("model.onnx", "take it as --onnx"), ("model.pt2", "export onnx or")])
+def test_an_exported_graph_is_no_checkpoint(tmp_path: Path, name: str, hint: str) -> None:
+    (tmp_path / name).touch()
+    for model in (tmp_path, tmp_path / name):
+        with pytest.raises(InputError, match=hint):
+            find_checkpoint(model)
 
 
 def test_predictions_lie_beside_the_evaluation_of_the_same_clips(run: Path, about: About, store: Store) -> None:

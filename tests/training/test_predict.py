@@ -149,6 +149,7 @@ def test_aggregates_by_hand(aggregate: str, expected: list[tuple[str, float]]) -
     [
         (1.0, [(0, 2, "a", 0.9), (1, 2, "b", 0.6), (3, 4, "a", 0.5)]),
         (0.5, [(0, 1.5, "a", 0.9), (0.5, 1.5, "b", 0.6), (1.5, 2.5, "a", 0.5)]),  # overlapping windows
+        (0.25, [(0, 1.75, "a", 0.9), (0.25, 1.25, "b", 0.6)]),  # the fourth overlaps the second
         (2.0, [(0, 1, "a", 0.7), (2, 3, "a", 0.9), (2, 3, "b", 0.6), (6, 7, "a", 0.5)]),  # with gaps: nothing to merge
     ],
 )

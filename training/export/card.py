@@ -38,8 +38,6 @@ def model_card(
     origin: Origin,
     files: Sequence[Exported],
     checked_on: str,
-    *,
-    is_folder: bool,
 ) -> str:
     """README.md: YAML front matter, what the model is and how it was made, its figures, use, limits and licences."""
     names = [file.name for file in files]

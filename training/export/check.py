@@ -34,6 +34,15 @@ class CheckClips:
     said: str
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a model is shown, alone and several at a time (B, num_samples), and what it says of each."""
+
+    shown: list[Waveforms]
+    outputs: list[Outputs]
+    said: str
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """The largest difference from the model's own outputs; of probabilities None where there are none."""
@@ -47,28 +56,30 @@ class Difference:
         return all(value <= TOLERANCE for value in (self.probabilities or 0.0, self.embedding))
 
 
-def check_file(path: Path, checkpoint: Checkpoint, clips: CheckClips) -> Difference:
-    """How far an exported file of weights is from :func:`own_outputs`, over clips alone and in a batch.
-
-    Raises InputError when that is more than TOLERANCE.
-    """
-    spec = checkpoint.about.window
-    run, own = _open(path), own_outputs(checkpoint)
+def expect(checkpoint: Checkpoint, clips: CheckClips) -> Expected:
+    """What the model itself says, see :func:`own_outputs`, of clips alone, one of them much shorter, and in a batch."""
+    spec, own = checkpoint.about.window, own_outputs(checkpoint)
     first = clips.waveforms[0]
     alone = [*clips.waveforms, first[: max(spec.frame_length, len(first) // SHORT_SHARE)]]
-    pairs = [(run(waveform[None]), own(waveform[None])) for waveform in alone]
     batch = np.stack([looped(alone[place % len(alone)], spec.num_samples) for place in range(BATCH_SIZE)])
-    pairs.append((run(batch), own(batch)))
+    shown = [*(waveform[None] for waveform in alone), batch]
+    return Expected(shown, [own(waveforms) for waveforms in shown], clips.said)
+
+
+def check_file(path: Path, expected: Expected) -> Difference:
+    """How far an exported file of weights is from its model. Raises InputError when that is more than TOLERANCE."""
+    run = _open(path)
+    pairs = [(run(shown), own) for shown, own in zip(expected.shown, expected.outputs, strict=True)]
     difference = Difference(
-        _largest([(got[0], expected[0]) for got, expected in pairs]) if checkpoint.about.can_classify else None,
-        _largest([(got[-1], expected[-1]) for got, expected in pairs]),
+        _largest([(got[0], own[0]) for got, own in pairs]) if len(expected.outputs[0]) > 1 else None,
+        _largest([(got[-1], own[-1]) for got, own in pairs]),
     )
     if not difference.passes:
         raise InputError(
             f"{path.name} gives other values than the model that it was made from: probabilities differ by up to "
-            f"{difference.probabilities or 0:.1e} and embeddings by {difference.embedding:.1e} on {clips.said}, where "
-            f"{TOLERANCE:g} is allowed; nothing was kept: leave this --format out, and report it with the versions of "
-            "torch and onnxruntime"
+            f"{difference.probabilities or 0:.1e} and embeddings by {difference.embedding:.1e} on {expected.said}, "
+            f"where {TOLERANCE:g} is allowed; nothing was kept: leave this --format out, and report it with the "
+            "versions of torch and onnxruntime"
         )
     return difference
 

@@ -83,17 +83,32 @@ class Origin:
     store: Store | None = None
 
 
-def find_origin(path: Path) -> Origin:
-    """The origin of the checkpoint `path`. Raises InputError when its run's files, or the store, are damaged."""
+def find_origin(path: Path, store_fingerprint: str) -> Origin:
+    """The origin of the checkpoint `path`, which was trained on the store of that fingerprint.
+
+    Raises InputError when its run's files are damaged.
+    """
     sha256, run = file_sha256(path), path.resolve().parent.parent.parent
     if not ((run / CONFIG_FILE).exists() and (run / STORE_FILE).exists()):
         return Origin(sha256)
     evaluated = path.resolve().parent.parent / EVAL_FILE
     is_evaluated = path.name == LAST and path.parent.name == "distill" and evaluated.exists()
-    address = recorded_store(path)
-    store = None if address is None else Store(address)
+    store = _trained_on(path, store_fingerprint)
     evaluation = read_evaluation(evaluated)[1] if is_evaluated else None
     return Origin(sha256, read_config(run), evaluation, _datasets(run / STORE_FILE, store), store)
+
+
+def _trained_on(path: Path, fingerprint: str) -> Store | None:
+    """The store that the model was trained on, as it was then; None where it is out of reach, or replaced."""
+    address = recorded_store(path)
+    if address is None:
+        return None
+    try:
+        store = Store(address)
+        numbers = [one.number for one in store.file.snapshots if one.fingerprint == fingerprint]
+        return Store(address, numbers[0]) if numbers else None
+    except (InputError, OSError):
+        return None
 
 
 def _datasets(path: Path, store: Store | None) -> tuple[tuple[str, Terms], ...]:

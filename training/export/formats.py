@@ -20,7 +20,7 @@ from training.export.graph import WAVEFORM, WaveformModel, trace
 from training.export.hub import CONFIG_FILE, PREPROCESSOR_FILE, hub_config, preprocessor_config
 from training.export.kinds import Format
 from training.onnxtagger import open_session
-from training.written import write_json
+from training.written import cannot_write, write_json
 
 ONNX_FILE, TORCH_FILE = "model.onnx", "model.pt2"
 DESCRIPTION_FILE = "description.json"  # inside model.pt2
@@ -81,8 +81,11 @@ def write_files(formats: list[Format], source: Source, folder: Path) -> list[str
 
 def _write_torch(program: torch.export.ExportedProgram, description: dict[str, Any], path: Path) -> None:
     # Into an open file: given a path, torch puts its name into the archive, and that of a temporary file varies.
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.export.save(program, file, extra_files={DESCRIPTION_FILE: json.dumps(description)})
+    try:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.export.save(program, file, extra_files={DESCRIPTION_FILE: json.dumps(description)})
+    except RuntimeError as error:  # so torch says that the disk is full
+        raise cannot_write(path, error) from error
 
 
 def _write_onnx(program: torch.export.ExportedProgram, source: Source, path: Path) -> None:

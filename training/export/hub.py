@@ -11,6 +11,8 @@ MODEL_TYPE = "acm-sskd"
 def hub_config(checkpoint: Checkpoint, description: dict[str, Any]) -> dict[str, Any]:
     """config.json: sizes and labels under the hub's names, and the whole description."""
     model, names = checkpoint.about.model, [label["name"] for label in description["labels"]]
+    if len(set(names)) < len(names):  # only ids must differ
+        names = [label["id"] for label in description["labels"]]
     kind = "single_label_classification" if description["one_label"] else "multi_label_classification"
     return {
         "model_type": MODEL_TYPE,

@@ -11,7 +11,7 @@ from ingest.atomic import atomic_write, move_in
 from manifests.errors import InputError
 from training.checkpoint import WEIGHTS_FILE, load_checkpoint
 from training.export.card import CARD_FILE, Exported, model_card
-from training.export.check import check_file, choose_clips
+from training.export.check import check_file, choose_clips, expect
 from training.export.facts import describe, find_origin
 from training.export.formats import ONNX_FILE, TORCH_FILE, Source, why_not, write_files
 from training.export.graph import WaveformModel
@@ -46,15 +46,16 @@ def export_model(path: Path, formats: Sequence[Format], out: Path, check_files: 
                 raise InputError(f"--format {form} can't be had: {reason}")
             chosen.remove(form)
             left_out.append(f"{form} was left out: {reason}")
-    origin = find_origin(path)
+    origin = find_origin(path, checkpoint.about.store_fingerprint)
     clips = choose_clips(check_files, origin.store, checkpoint.about.window)
     source = Source(checkpoint, WaveformModel(checkpoint), describe(checkpoint, origin.sha256))
     with _staged(out) as staging:
         names = write_files(chosen, source, staging)
         weights = [name for name in names if name in (WEIGHTS_FILE, TORCH_FILE, ONNX_FILE)]
-        differences = {name: check_file(staging / name, checkpoint, clips) for name in weights}
+        expected = expect(checkpoint, clips)
+        differences = {name: check_file(staging / name, expected) for name in weights}
         files = [Exported(name, (staging / name).stat().st_size, differences.get(name)) for name in names]
-        card = model_card(checkpoint, source.description, origin, files, clips.said, is_folder=Format.FOLDER in chosen)
+        card = model_card(checkpoint, source.description, origin, files, clips.said)
         atomic_write(staging / CARD_FILE, card)
     return Export(files, left_out, clips.said)
 
@@ -71,12 +72,13 @@ def _check_free(out: Path) -> None:
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place at the end; on any error it is removed."""
-    staging = out.absolute().with_name(f".{out.absolute().name}.{secrets.token_hex(8)}{STAGING_SUFFIX}")
+    out = out.resolve()
+    staging = out.with_name(f".{out.name}.{secrets.token_hex(8)}{STAGING_SUFFIX}")
     with writing(out):
         staging.mkdir(parents=True)
         try:
             yield staging
-            move_in(staging, out.absolute())
+            move_in(staging, out)
         finally:
             if staging.exists():
                 shutil.rmtree(staging)

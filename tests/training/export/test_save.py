@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 import soundfile
 import torch
 
+from featurestore.store import Store
 from ingest.sourcefile import file_sha256
 from manifests.errors import InputError
 from training.checkpoint import About, Checkpoint, load_checkpoint, load_student, save_checkpoint
 from training.checkpointtagger import load_checkpoint_tagger
 from training.export import check, formats
-from training.export.check import CheckClips, Difference, check_file
+from training.export.check import CheckClips, Difference, check_file, expect
+from training.export.hub import hub_config
 from training.export.kinds import Format
 from training.export.save import export_model
 from training.model.networks import MultiSSLNetwork
@@ -170,7 +173,7 @@ def test_nan_is_a_difference() -> None:
 
 def test_short_clips_are_checked(done: Any) -> None:
     clips = CheckClips([np.full(400, 0.1, np.float32)], "a clip")
-    assert check_file(done.folder / "model.onnx", load_checkpoint(done.checkpoint), clips).passes
+    assert check_file(done.folder / "model.onnx", expect(load_checkpoint(done.checkpoint), clips)).passes
 
 
 def test_a_folder_with_files_is_left_alone(done: Any, tmp_path: Path) -> None:
@@ -198,6 +201,38 @@ def test_too_large_for_onnx(done: Any, monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(formats, "MAX_ONNX_WEIGHT_BYTES", 1000)
     with pytest.raises(InputError, match=r"an ONNX file holds 2 GiB at most, .* take --format torch"):
         export_model(done.checkpoint, [Format.ONNX], tmp_path / "out")
+
+
+@pytest.mark.parametrize("there", ["another store", "an empty folder"])
+def test_a_store_that_is_not_the_one_trained_on(
+    run_folder: Path, tmp_path: Path, there: str, unlabelled_store: Store
+) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    about = json.loads((run / "store.json").read_text())
+    place = unlabelled_store.root if there == "another store" else tmp_path / "empty"
+    place.mkdir(exist_ok=True)
+    (run / "store.json").write_text(json.dumps({**about, "store": str(place)}))
+    found = export_model(run / "iter1/distill/last.pt", [Format.SAFETENSORS], tmp_path / "out")
+    assert "4 synthetic sounds, since the store that it was trained on is out of reach" in found.checked_on
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("write failed")])
+def test_a_full_disk(done: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.export, "save", fail)
+    with pytest.raises(InputError, match=r"can't be written .*; make room"):
+        export_model(done.checkpoint, [Format.TORCH], tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_of_one_name(about: About) -> None:
+    labels = [{"id": "/m/1", "name": "Bell"}, {"id": "/m/2", "name": "Bell"}]
+    description = {"labels": labels, "one_label": True}
+    config = hub_config(Checkpoint(about, {}), description)
+    assert config["label2id"] == {"/m/1": 0, "/m/2": 1}
+    assert config["id2label"] == {"0": "/m/1", "1": "/m/2"}
 
 
 def test_multissl_gives_embeddings_checked_on_made_sounds(about: About, tmp_path: Path) -> None:
