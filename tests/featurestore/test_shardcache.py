@@ -297,15 +297,17 @@ def test_a_connection_that_fails_is_tried_again_with_the_next_batch(store: Store
 def test_a_failed_prefetch_is_no_failure_yet(store: Store, remote: Remote, folder: Path) -> None:
     down = threading.Event()
     down.set()
+    failed = []
 
     def fail(name: str, start: int) -> None:
         if down.is_set():
+            failed.append(name)
             raise OSError("the network is unreachable")
 
     remote.before_read = fail
     with opened(store, folder) as files:
         files.prefetch([0, 1])
-        wait_until(lambda: len(remote.reads()) >= 2)
+        wait_until(lambda: len(failed) == 2)
         down.clear()
         wait_until(lambda: not files._under_way)
         assert read(files, 1) == local_tar(store, 1).read_bytes()
