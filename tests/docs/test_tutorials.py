@@ -153,7 +153,8 @@ def test_distil_beats(home: Path, shared: Path) -> None:
         # Weights drawn at random tell sounds apart, but not by their classes, and verify-teacher says so.
         return run_line(line, codes=(1,) if "verify-teacher" in line else (0,))
 
-    said = follow(TUTORIALS / "distil-beats.md", [("BEATs_iter3_plus_AS2M.pt", weights), *SMALL], run)
+    small = [("featurestore build-teacher", "featurestore build-teacher --workers 0"), *SMALL]
+    said = follow(TUTORIALS / "distil-beats.md", [("BEATs_iter3_plus_AS2M.pt", weights), *small], run)
     assert (home / "compared" / "index.html").exists()
     assert any("linear" in out for line, out in said.items() if line.startswith("featurestore probe"))
 
