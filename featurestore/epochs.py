@@ -1,8 +1,9 @@
 """Batches epoch by epoch, for training loops that people write themselves."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,9 @@ class EpochLoader:
                 f"the {len(rows)} clips of an epoch don't fill one batch of {batch_size} on {world_size} ranks; choose "
                 "a smaller batch_size"
             )
-        self.store, self.batch_size, self.shuffle = store, batch_size, shuffle
+        self.store, self.batch_size, self.shuffle, self.world_size = store, batch_size, shuffle, world_size
+        self._arguments = {"shuffle": shuffle, "seed": seed, "rank": rank, "world_size": world_size}
+        self._all_rows = rows
         self.rows = rows if shuffle else np.array_split(rows, world_size)[rank]
         self._teacher, self._of_all_ranks = teacher, batch_size * world_size
         self._loader = (
@@ -89,6 +92,11 @@ class EpochLoader:
             if shuffle
             else None
         )
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """A process that gets it makes it again."""
+        teacher = None if self._teacher is None else self._teacher.name
+        return _remake, (self.store, self._all_rows, self.batch_size, teacher, self._arguments)
 
     def num_batches(self, number: int = 0) -> int:
         """Batches of an epoch: from one shuffled epoch to another they may differ by one."""
@@ -100,8 +108,12 @@ class EpochLoader:
         """The batches of epoch `number` = 0, 1, ... in numpy, from batch `start` of it on.
 
         A loop that was stopped goes on with `start` = the number of batches that it had done; skipping them costs
-        nothing. Unshuffled, all epochs are the same.
+        nothing. Unshuffled, all epochs are the same. Raises InputError for negative ones, and in several workers of a
+        DataLoader, of which each would give all batches.
         """
+        if number < 0 or start < 0:
+            raise InputError(f"epoch {number} from batch {start}: both are counted from 0")
+        _refuse_workers(self.world_size)
         if self._loader is not None:
             return self._loader.batches(self._first_step(number) + start, max(0, self.num_batches(number) - start))
         return sequential_batches(self.store, self.rows[start * self.batch_size :], self.batch_size, self._teacher)
@@ -121,3 +133,22 @@ class EpochLoader:
 
     def _first_step(self, epoch: int) -> int:
         return -(-epoch * len(self.rows) // self._of_all_ranks)
+
+
+def _remake(
+    store: Store, rows: NDArray[np.int64], batch_size: int, teacher: str | None, arguments: dict[str, Any]
+) -> EpochLoader:
+    cache = None if teacher is None else TeacherCache(store, teacher)
+    return EpochLoader(store, rows, batch_size, teacher=cache, **arguments)
+
+
+def _refuse_workers(world_size: int) -> None:
+    """Raises InputError in one of several workers of a DataLoader, unless they are ranks of their own."""
+    # Where torch isn't imported, there are none.
+    torch = sys.modules.get("torch")
+    worker = None if torch is None else torch.utils.data.get_worker_info()
+    if worker is not None and world_size % worker.num_workers:
+        raise InputError(
+            f"each of the DataLoader's {worker.num_workers} workers would give all batches: use num_workers=0 (the "
+            "loader reads ahead by itself), or make each worker a rank: store.loader(..., rank=, world_size=)"
+        )

@@ -1,7 +1,7 @@
 """A store as programs of other people use it: clips by key, batches, tables."""
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +15,15 @@ from featurestore.splits import DEFAULT_HOLDOUT_SHARE, Split, hold_out, require_
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.towebdataset import webdataset_of
+from ingest.layout import CHECKSUM_FILE
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from featurestore.epochs import EpochLoader
+
+# What is written when a teacher's cache is begun, and when it is finished.
+TEACHER_FILES = ("zarr.json", CHECKSUM_FILE)
 
 
 class MissingClipError(InputError, KeyError):
@@ -38,9 +42,11 @@ class OpenStore(Store):
     batches and teachers' caches share.
     """
 
-    def __reduce__(self) -> tuple[type["OpenStore"], tuple[str, int]]:
-        """A process that gets it opens it again."""
-        return OpenStore, (str(self.location), self.snapshot.number)
+    def __reduce__(self) -> tuple[Callable[[str, int, str], "OpenStore"], tuple[str, int, str]]:
+        """A process that gets it opens it again, once for all clips that come with it."""
+        folder = self.location.folder
+        address = str(self.location) if folder is None else str(folder.absolute())
+        return _reopen, (address, self.snapshot.number, self.snapshot.fingerprint)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -86,14 +92,26 @@ class OpenStore(Store):
         return KeyIndex(self._keys)
 
     def teacher(self, name: str) -> TeacherCache:
-        """A teacher's cached outputs: `embeddings(rows)`, `logits(rows)`, ... Raises InputError if there are none."""
-        if name not in self._teacher_caches:
-            self._teacher_caches[name] = TeacherCache(self, name)
-        return self._teacher_caches[name]
+        """A teacher's cached outputs: `embeddings(rows)`, `logits(rows)`, ... Raises InputError if there are none.
+
+        In a folder of this machine, a cache that was built since is opened anew.
+        """
+        state = self._state_of_teacher(name)
+        known = self._teacher_caches.get(name)
+        if known is None or known[0] != state:
+            known = self._teacher_caches[name] = state, TeacherCache(self, name)
+        return known[1]
 
     @cached_property
-    def _teacher_caches(self) -> dict[str, TeacherCache]:
+    def _teacher_caches(self) -> dict[str, tuple[tuple[int, ...], TeacherCache]]:
         return {}
+
+    def _state_of_teacher(self, name: str) -> tuple[int, ...]:
+        """What changes with a cache's files."""
+        folder = self.location.folder
+        files = [] if folder is None else [folder / self.teacher_name(name) / file for file in TEACHER_FILES]
+        states = [file.stat() for file in files if file.exists()]
+        return tuple(number for state in states for number in (state.st_ino, state.st_mtime_ns, state.st_size))
 
     def hold_out(
         self,
@@ -174,3 +192,9 @@ class OpenStore(Store):
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """A pyarrow table, a row for every clip asked for; see :func:`clip_table` for its columns."""
         return clip_table(self, columns)
+
+
+@lru_cache(maxsize=8)
+def _reopen(address: str, snapshot: int, fingerprint: str) -> OpenStore:
+    """The store, of which the fingerprint says whether it is still that one."""
+    return OpenStore(address, snapshot)

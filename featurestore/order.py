@@ -164,11 +164,5 @@ def draws(rows: NDArray[np.int64], seed: int, step: int, below: int) -> NDArray[
     golden = np.uint64(0x9E3779B97F4A7C15)
     state = np.full(len(rows), seed, np.uint64)
     for value in (np.uint64(step), rows.astype(np.uint64)):
-        state = _mixed(state + golden) ^ value
-    return (_mixed(state + golden) % np.uint64(below)).astype(np.int64)
-
-
-def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+        state = _mix(state + golden) ^ value
+    return (_mix(state + golden) % np.uint64(below)).astype(np.int64)

@@ -146,7 +146,7 @@ def _named_splits(store: Store, options: PartOptions) -> Part:
 def _folds(store: Store, asked: Sequence[int]) -> list[Part]:
     for fold in sorted(set(asked)):
         require_fold(store, fold)
-    rows = store.rows()
+    rows = outside_evaluation(store)
     held_out = {fold: store.rows(fold=fold) for fold in sorted(set(asked)) or store.folds}
     return [Part(f"fold {fold}", np.setdiff1d(rows, test), test) for fold, test in held_out.items()]
 

@@ -88,7 +88,7 @@ def _by_fold(store: Store, fold: int) -> Split:
     require_fold(store, fold)
     held_out = store.rows(fold=fold)
     listed = len(store.rows(fold=fold, asked=True))
-    return Split(np.setdiff1d(store.rows(), held_out), held_out, listed, f"fold {fold}")
+    return Split(np.setdiff1d(outside_evaluation(store), held_out), held_out, listed, f"fold {fold}")
 
 
 def _by_share(store: Store, share: float, seed: int) -> Split:

@@ -7,7 +7,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from featurestore.store import Store
 from ingest.layout import choose_store
 from manifests.errors import InputError
 from training.choices import Keep
@@ -47,12 +46,13 @@ def finetune(
     from training.distributed import is_first, process_group
     from training.finetune import SUMMARY_FILE, starting_from
     from training.finetune import finetune as finetune_model
+    from training.runfolder import open_recorded_snapshots
 
     addresses = [choose_store(store) for store in stores] if stores else [choose_store(None)]
     target = folder or Path("runs") / f"{addresses[0].name}-{Path(preset).stem}"
     config = starting_from(source, preset, changes or [])
     with process_group(choose_device(device)) as chosen:
-        opened = [Store(address) for address in addresses]
+        opened = open_recorded_snapshots(target, addresses)
         result = finetune_model(config, opened, target, chosen, folds=folds, num_seeds=seeds, keep=keep)
         if is_first():
             _print_finetuned(result)
@@ -102,6 +102,7 @@ def ablate(
     from training.ablations import Ablation, load_table, read_paper, run_table
     from training.distributed import is_first, process_group
     from training.experiment import choose_folds
+    from training.runfolder import open_recorded_snapshots
     from training.tabletext import write_table
 
     addresses = [choose_store(store) for store in stores] if stores else [choose_store(None)]
@@ -109,7 +110,7 @@ def ablate(
     table = load_table(number)
     theirs, values, first = read_paper(paper, number, table), _pairs(given or []), load_config(preset, changes).seed
     with process_group(choose_device(device)) as chosen:
-        opened = [Store(address) for address in addresses]
+        opened = open_recorded_snapshots(target, addresses)
         places, numbers = choose_folds(opened[0], folds), range(first, first + seeds)
         ablation = Ablation(preset, changes or [], values, places, numbers, keep)
         results = run_table(table, ablation, opened, target, chosen)

@@ -139,7 +139,7 @@ class DistillConfig(Section):
 
 
 class DataConfig(Section):
-    """What is trained on and what is held out; by default the store's own eval split, or fold 1, or a seeded fifth."""
+    """What is trained on and what is held out; by default the store's own eval split, or the first fold, or a seeded fifth."""
 
     eval_split: str | None = None
     eval_fold: int | None = None
@@ -165,8 +165,13 @@ class RunConfig(Section):
     def _something_to_do(self) -> "RunConfig":
         if self.multissl.optimiser.epochs == 0 and self.distill.optimiser.epochs == 0:
             raise ValueError("multissl.optimiser.epochs and distill.optimiser.epochs are both 0: nothing is trained")
-        if self.distill.teacher == "none" and (self.distill.probability_weight > 0 or not self.distill.classify):
-            raise ValueError("distill.probability_weight and distill.classify=false need a distill.teacher")
+        if self.distill.teacher == "none" and self.distill.probability_weight > 0:
+            raise ValueError("distill.probability_weight needs a distill.teacher")
+        if self.distill.teacher in ("none", "own") and not self.distill.classify and self.distill.optimiser.epochs > 0:
+            raise ValueError(
+                "distill.classify=false needs distill.teacher, the name of a cache: without it, as in the first "
+                "iteration of teacher own, there is nothing to learn"
+            )
         if self.distill.views and self.distill.teacher in ("none", "own"):
             raise ValueError("distill.views needs distill.teacher, the name of a cache built with --views")
         return self

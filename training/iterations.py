@@ -6,6 +6,8 @@ from pathlib import Path
 
 from featurestore.build import build_teacher
 from featurestore.teachercache import TeacherCache
+from ingest.diskroom import disk_room
+from ingest.layout import TEACHER_FOLDER
 from ingest.sourcefile import file_sha256
 from manifests.errors import InputError
 from training.checkpoint import aft_weights, load_checkpoint
@@ -49,12 +51,23 @@ class IterationResult:
 
 def run_iterations(run: Run, num_iterations: int) -> list[IterationResult]:
     """Does iterations 1..num_iterations; those that are done are read, an interrupted one goes on."""
+    on_first(lambda: _check_caches(run, num_iterations))
     results = []
     previous = _Models(None, None)
     for iteration in range(1, num_iterations + 1):
         previous, result = _iterate(run, iteration, previous)
         results.append(result)
     return results
+
+
+def _check_caches(run: Run, num_iterations: int) -> None:
+    """Refuses now what the second iteration would refuse: stores that the own teacher's cache can't be written to."""
+    distill, is_done = run.config.distill, (run.folder / f"iter{num_iterations}" / EVAL_FILE).exists()
+    if distill.teacher == OWN_TEACHER and distill.optimiser.epochs > 0 and num_iterations > 1 and not is_done:
+        for source in run.sources:
+            folder = source.store.location.folder
+            if folder is not None:
+                disk_room(folder / TEACHER_FOLDER)
 
 
 @dataclass(frozen=True)

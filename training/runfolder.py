@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from featurestore.store import Store
 from ingest.atomic import exclusive, remove_stale
-from ingest.location import Location
+from ingest.location import Location, open_location
 from manifests.errors import InputError
 from training.config import RunConfig, differences
 from training.distributed import world_size
@@ -131,8 +131,12 @@ def _known_stores(folder: Path) -> list[_Known]:
 
 
 def open_recorded_snapshots(folder: Path, addresses: Sequence[Location]) -> list[Store]:
-    """The stores as the run in `folder` knows them, however they have grown; their last snapshots for a new run."""
-    known = _known_stores(folder) if (folder / STORE_FILE).exists() else []
+    """The stores as the run in `folder` knows them, however they have grown; their last snapshots for a new run.
+
+    In the folder of an experiment, its first run counts for all.
+    """
+    runs = sorted(path.parent for path in folder.glob(f"**/{STORE_FILE}"))
+    known = _known_stores(runs[0]) if runs else []
     fingerprints = {entry.fingerprint for entry in known}
     return [_open_snapshot(address, fingerprints) for address in addresses]
 
@@ -152,6 +156,15 @@ def recorded_store(checkpoint: Path) -> str | None:
         return None
     store = _known_stores(folder)[0].address
     return store if "://" in store or Path(store).is_dir() else None
+
+
+def open_recorded_store(checkpoint: Path) -> Store | None:
+    """:func:`recorded_store` as the run knows it, however it has grown since."""
+    address = recorded_store(checkpoint)
+    if address is None:
+        return None
+    known = _known_stores(checkpoint.resolve().parent.parent.parent)[0]
+    return _open_snapshot(open_location(address), {known.fingerprint})
 
 
 def choose_run(folder: Path | None) -> Path:

@@ -1,5 +1,10 @@
 """Batches epoch by epoch: nothing left out, nothing twice, on any number of ranks, from any place on."""
 
+import pickle
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -113,3 +118,48 @@ def test_a_class_is_exactly_one_label(make_store: Any, labels: str, count: int) 
 def test_what_cannot_be_loaded(store: OpenStore, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         store.loader(**{"batch_size": 1, **options})
+
+
+def test_before_the_first(store: OpenStore) -> None:
+    for shuffle in (True, False):
+        loader = store.loader(4, shuffle=shuffle)
+        for place in ({"number": -1}, {"number": 0, "start": -1}):
+            with pytest.raises(InputError, match="both are counted from 0"):
+                loader.epoch(**place)
+
+
+def test_another_process_may_have_it(store_copy: Any, waveform_stats: Any) -> None:
+    build_teacher(Store(store_copy), waveform_stats(), "stats")
+    loader = featurestore.open(store_copy).loader(3, seed=4, teacher="stats", split="train")
+    again = pickle.loads(pickle.dumps(loader))  # noqa: S301
+    for one, other in zip(loader.epoch(1), again.epoch(1), strict=True):
+        assert one.keys == other.keys
+        np.testing.assert_array_equal(one.teacher, other.teacher)
+
+
+class Ranks(torch.utils.data.IterableDataset[list[str]]):
+    """A loader's keys, each worker of a DataLoader a rank of its own."""
+
+    def __init__(self, store: OpenStore) -> None:
+        self.store = store
+
+    def __iter__(self) -> Iterator[list[str]]:
+        worker = torch.utils.data.get_worker_info()
+        assert worker is not None
+        loader = self.store.loader(4, shuffle=False, rank=worker.id, world_size=worker.num_workers)
+        return (batch.keys for batch in loader.epoch(0))
+
+
+def test_workers_of_a_data_loader_as_ranks(store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where a worker finds this file
+    workers = torch.utils.data.DataLoader(Ranks(store), batch_size=None, num_workers=2, multiprocessing_context="spawn")
+    assert sorted(key for batch in workers for key in batch) == sorted(store)
+
+
+def test_workers_that_would_all_give_the_same(store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = store.loader(4)
+    for num_workers, is_refused in ((1, False), (2, True)):
+        worker = SimpleNamespace(num_workers=num_workers)
+        monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda worker=worker: worker)
+        with pytest.raises(InputError, match="2 workers would give all") if is_refused else nullcontext():
+            loader.epoch(0)

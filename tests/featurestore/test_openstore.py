@@ -1,6 +1,7 @@
 """A store as a dictionary of clips."""
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +137,25 @@ def test_embeddings(store_copy: Path, waveform_stats: Any) -> None:
         sample.embedding("other")
 
 
+def test_a_cache_that_is_built_again_is_read_again(store_copy: Path, waveform_stats: Any) -> None:
+    store = featurestore.open(store_copy)
+    build_teacher(store, waveform_stats(), "stats")
+    first = store["clip00"].embedding("stats")
+    shutil.rmtree(store_copy / "teachers" / "stats.zarr")
+    louder = waveform_stats()
+    embed = louder.embed
+    louder.embed = lambda batch: embed(2 * batch)
+    build_teacher(store, louder, "stats")
+    np.testing.assert_allclose(store["clip00"].embedding("stats")[:2], 2 * first[:2], rtol=1e-2)
+
+
 def test_another_process_may_have_it(grown_store: Store) -> None:
     store = featurestore.open(grown_store.root, snapshot=2)
     again = pickle.loads(pickle.dumps(store))  # noqa: S301
     assert (again.snapshot, again.keys()) == (store.snapshot, store.keys())
+    # Opening takes time, and a DataLoader's worker may send thousands of clips.
+    one, other = (pickle.loads(pickle.dumps(store[key])) for key in store.keys()[:2])  # noqa: S301
+    assert one._store is other._store
 
 
 def test_parts_held_out(store: OpenStore) -> None:

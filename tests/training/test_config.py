@@ -95,8 +95,9 @@ def test_something_must_be_learned(off: tuple[str, ...]) -> None:
     ("changes", "message"),
     [
         (["multissl.optimiser.epochs=0", "distill.optimiser.epochs=0"], "are both 0: nothing is trained"),
-        (["distill.teacher=none", "distill.probability_weight=0.5"], r"need a distill\.teacher"),
-        (["distill.teacher=none", "distill.classify=false"], r"need a distill\.teacher"),
+        (["distill.teacher=none", "distill.probability_weight=0.5"], r"needs a distill\.teacher"),
+        (["distill.teacher=none", "distill.classify=false"], r"needs distill\.teacher, the name of a cache"),
+        (["distill.teacher=own", "distill.classify=false"], r"first iteration of teacher own"),
         (
             ["multissl.alpha=0", "multissl.feature_kl=false", "multissl.contrast=false"],
             "all losses are off, or weigh 0",

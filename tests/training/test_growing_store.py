@@ -96,3 +96,30 @@ def test_a_run_of_a_content_that_is_gone(
     outcome = training(*command)
     assert outcome.status == 2
     assert "with fingerprint ffffffffffff" in outcome.err
+
+
+def test_a_run_is_evaluated_on_what_it_held_out(
+    growing_store: Growing, preset: Path, training: Command, tmp_path: Path
+) -> None:
+    store, grow = growing_store
+    training("run", "--iter", "1", "--preset", preset, "--store", store.root, "--run", tmp_path / "run")
+    own = json.loads((tmp_path / "run/iter1/eval.json").read_text())
+    grow()
+    told = json.loads(training("eval", tmp_path / "run", "--json").out)
+    for name in ("num_evaluated", "num_listed", "accuracy", "keys_sha256"):
+        assert told[name] == own[name], name
+    newest = json.loads(training("eval", tmp_path / "run", "--store", store.root, "--json").out)
+    assert newest["num_evaluated"] > own["num_evaluated"]
+
+
+def test_an_experiment_goes_on_with_its_snapshot(
+    growing_store: Growing, preset: Path, training: Command, tmp_path: Path
+) -> None:
+    store, grow = growing_store
+    command = ("finetune", "random", "--preset", preset, "--store", store.root, "--run", tmp_path / "ft")
+    outcome = training(*command)
+    assert outcome.status == 0, outcome.err
+    grow()
+    outcome = training(*command, "--seeds", "2")
+    assert outcome.status == 0, outcome.err
+    assert recorded(tmp_path / "ft/seed0") == recorded(tmp_path / "ft/seed1") == (1, store.snapshot.fingerprint)

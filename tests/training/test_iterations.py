@@ -227,6 +227,20 @@ def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_store_that_cant_have_the_own_cache_is_refused_at_once(
+    clean: CleanRun, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(shutil.copytree(clean.store.root, tmp_path / "store"))
+    shutil.rmtree(store.root / "teachers")
+    (store.root / "teachers").write_text("a file, where a folder must be")
+    with pytest.raises(InputError, match="teachers can't be written to: Not a directory"):
+        train(store, config, tmp_path / "run", 2)
+    assert not (tmp_path / "run/iter1").exists()
+    # What is done needs no cache any more.
+    monkeypatch.setattr(iterations, "disk_room", lambda _: pytest.fail("asked for room"))
+    train(clean.store, config, Path(shutil.copytree(clean.folder, tmp_path / "done")), 2)
+
+
 def test_more_iterations_keep_those_that_are_done(clean: CleanRun, config: RunConfig, tmp_path: Path) -> None:
     run = Path(shutil.copytree(clean.folder, tmp_path / "run"))
     store = Store(Path(shutil.copytree(clean.store.root, tmp_path / "store")))

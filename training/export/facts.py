@@ -17,7 +17,7 @@ from training.evaluate import Evaluation
 from training.export.graph import EMBEDDING, LOGITS, PROBABILITIES, WAVEFORM
 from training.iterations import EVAL_FILE, read_evaluation
 from training.loop import LAST
-from training.runfolder import CONFIG_FILE, STORE_FILE, read_config, recorded_store
+from training.runfolder import CONFIG_FILE, STORE_FILE, open_recorded_store, read_config
 
 FORMAT = 1
 PACKAGE = "acm-sskd"
@@ -100,15 +100,11 @@ def find_origin(path: Path, store_fingerprint: str) -> Origin:
 
 def _trained_on(path: Path, fingerprint: str) -> Store | None:
     """The store that the model was trained on, as it was then; None where it is out of reach, or replaced."""
-    address = recorded_store(path)
-    if address is None:
-        return None
     try:
-        store = Store(address)
-        numbers = [one.number for one in store.file.snapshots if one.fingerprint == fingerprint]
-        return Store(address, numbers[0]) if numbers else None
+        store = open_recorded_store(path)
     except (InputError, OSError):
         return None
+    return store if store is not None and store.snapshot.fingerprint == fingerprint else None
 
 
 def _datasets(path: Path, store: Store | None) -> tuple[tuple[str, Terms], ...]:
