@@ -31,7 +31,7 @@ def main(address: str) -> None:
     torch.manual_seed(0)
     store = featurestore.open(address)
     part = store.hold_out()  # the store's eval split; else its first fold; else a seeded fifth
-    train = store.loader(BATCH_SIZE, rows=part.train)
+    train = store.loader(min(BATCH_SIZE, len(part.train)), rows=part.train)
     held_out = store.loader(BATCH_SIZE, rows=part.held_out, shuffle=False)
     model = classifier(len(store.vocabulary)).to(device)
     optimiser = torch.optim.AdamW(model.parameters())

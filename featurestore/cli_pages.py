@@ -6,13 +6,10 @@ from typing import Annotated
 
 import typer
 
+from featurestore.cli_info import StoreArgument
 from featurestore.store import Store
 from ingest.layout import choose_store
 from manifests.errors import InputError
-
-StoreArgument = Annotated[
-    str | None, typer.Argument(help="The store's folder or URL. Default: the only store under ./data.")
-]
 
 
 class FigureFormat(StrEnum):

@@ -11,15 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from featurestore.check import Check
+from featurestore.cli_info import StoreArgument
 from featurestore.probeparts import DEFAULT_MAX_CLIPS, KINDS, PartOptions
 from featurestore.store import Store
 from ingest.atomic import atomic_write
 from ingest.layout import choose_store
 from ingest.location import open_location
+from ingest.outfile import check_outfile
 
-StoreArgument = Annotated[
-    str | None, typer.Argument(help="The store's folder or URL. Default: the only store under ./data.")
-]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file too.")]
 DeviceOption = Annotated[str, typer.Option(help="Where it is computed: auto, cpu, cuda or cuda:N.")]
 
@@ -58,6 +57,7 @@ def probe(
     from featurestore.probe import probe as run_probe
     from featurestore.probetables import print_classes, print_probe
 
+    check_outfile(json_file)
     kinds = tuple(one for one in KINDS if kind in (one, ProbeKind.BOTH))
     parts = PartOptions(tuple(fold or ()), train_split, test_split, seed)
     opened = Store(choose_store(store))
@@ -70,7 +70,7 @@ def probe(
 
 def verify_teacher(
     model: Annotated[
-        str, typer.Option(help="The teacher: beats, ast, ast-fbank, efficientat, or checkpoint for ours.")
+        str, typer.Option(help="The teacher: beats, ast, ast-fbank, efficientat, spfa, or checkpoint for ours.")
     ],
     checkpoint: Annotated[Path | None, typer.Option(help="The file with the teacher's weights.")] = None,
     store: Annotated[
@@ -94,6 +94,7 @@ def verify_teacher(
     from featurestore.teacherclips import check_clips
     from featurestore.teachers.registry import load_teacher
 
+    check_outfile(json_file)
     on = choose_device(device)
     opened = Store(open_location(store)) if store is not None else None
     teacher = load_teacher(model, checkpoint).to(on)

@@ -45,8 +45,9 @@ def find_leaks(stores: Sequence[Store]) -> list[Leak]:
 
     Where k clips share one thing there are k - 1 pairs, so that each of the clips is named. A pair is told once, as the
     first kind that it is. Digital silence always sounds the same: only its recordings count. Raises InputError when
-    there is but one part.
+    there is but one part, or a store is named twice.
     """
+    _refuse_twice(stores)
     tables = [_clips(store, f"{store.location}" if len(stores) > 1 else "") for store in stores]
     clips = pa.concat_tables(tables).combine_chunks()
     if len(clips["part"].unique()) < 2:
@@ -55,6 +56,19 @@ def find_leaks(stores: Sequence[Store]) -> list[Leak]:
         )
     codes = {name: _codes(clips[name]) for name in ("part", *_SAYS)}
     return [leak for kind in _SAYS for leak in _leaks(clips, codes, kind)]
+
+
+def _refuse_twice(stores: Sequence[Store]) -> None:
+    """A store's parts are told apart by its address: with itself it shares all, and nothing would be said of it."""
+    seen: set[str] = set()
+    for store in stores:
+        folder = store.location.folder
+        address = str(store.location) if folder is None else str(folder.resolve())
+        if address in seen:
+            raise InputError(
+                f"{store.location} is named twice; name different stores, or one alone, to compare its splits or folds"
+            )
+        seen.add(address)
 
 
 def _clips(store: Store, prefix: str) -> pa.Table:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from statistics import fmean, stdev
 from typing import Any
 
@@ -94,7 +95,10 @@ class PartResult:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """All of one probe; `as_json` is what --json writes. `source`: the cache's name, or whose embeddings they are."""
+    """All of one probe. `source`: the cache's name, or whose embeddings they are.
+
+    A figure that the clips don't tell, as mAUC of one clip, is NaN; `as_json`, which --json writes, has null for it.
+    """
 
     store: str
     fingerprint: str
@@ -111,12 +115,13 @@ class ProbeReport:
         return list(self.parts[0].chance)
 
     def mean(self, kind: Kind, figure: str) -> float:
-        """The mean over the parts."""
+        """The mean over the parts; NaN where one of them has no such figure."""
         return fmean(part.results[kind].figures[figure] for part in self.parts)
 
     def spread(self, kind: Kind, figure: str) -> float | None:
-        """The standard deviation over the parts; None of one part."""
-        return stdev(part.results[kind].figures[figure] for part in self.parts) if len(self.parts) > 1 else None
+        """The standard deviation over the parts; None of one part, and where one of them has no such figure."""
+        values = [part.results[kind].figures[figure] for part in self.parts]
+        return stdev(values) if len(values) > 1 and all(map(isfinite, values)) else None
 
     def as_json(self) -> dict[str, Any]:
         means = {
@@ -124,7 +129,8 @@ class ProbeReport:
             for kind in self.parts[0].results
         }
         settings = {"num_neighbours": NUM_NEIGHBOURS, "temperature": TEMPERATURE, "penalties": PENALTIES}
-        return {**asdict(self), "settings": settings, "over_parts": means}
+        content: dict[str, Any] = _finite({**asdict(self), "settings": settings, "over_parts": means})
+        return content
 
 
 def probe(store: Store, cache_name: str, options: ProbeOptions) -> ProbeReport:
@@ -156,6 +162,15 @@ def probe_source(store: Store, source: Source, parts: Parts, options: ProbeOptio
 def hash_keys(keys: Sequence[str]) -> str:
     """The sha256 of sorted keys, each with a line feed: two figures with the same one are of the same clips."""
     return hashlib.sha256("".join(f"{key}\n" for key in sorted(keys)).encode()).hexdigest()
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON doesn't know."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """How the report of a probe is printed."""
 
+from math import isnan
 from statistics import fmean
 
 from rich.console import Console
@@ -65,4 +66,4 @@ def _mean_and_spread(report: ProbeReport, kind: Kind, name: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return "–" if isnan(share) else f"{100 * share:.1f} %"

@@ -72,9 +72,9 @@ def read_sample(store: "OpenStore", row: int) -> Sample:
     try:
         content = store.location.read_range(name, ledger["sample_offset"], ledger["sample_size"])
     except OSError as error:
-        raise InputError(
-            f"{store.location}/{name} can't be read ({error.strerror or error}); run `featurestore verify`"
-        ) from error
+        # An object store's error has the address and what is the matter in its text, and no strerror.
+        trouble = f"{store.location}/{name} can't be read ({error.strerror})" if error.strerror else str(error)
+        raise InputError(f"{trouble}; run `featurestore verify`") from error
     if zlib.crc32(content) != ledger["sample_crc32"]:
         raise InputError(
             f"{store.location}/{name}: clip {ledger['key']} is damaged; run `featurestore repair` to make it anew"

@@ -10,7 +10,7 @@ import typer
 from ingest.cli_look import doctor, status
 from ingest.download import YOUTUBE, video_url
 from ingest.fetch import fetch_archive
-from ingest.lists import fetch_lists
+from ingest.lists import open_lists
 from ingest.location import Location, open_location
 from ingest.options import COMMON, LISTED, Common, Listed, takes
 from manifests.audioset import audioset_lists, audioset_manifest
@@ -194,10 +194,9 @@ def _ingest_listed(
     common: Common,
 ) -> None:
     target = _target(common, name)
-    metadata = listed.metadata
-    if metadata is None:
-        metadata = fetch_lists(lists, _folder_beside(target, "lists", "--metadata FOLDER"))
-    found = listing(fetch_lists(lists, metadata, metadata), _sources(listed, target))
+    sources = _sources(listed, target)
+    with open_lists(lists, target.child("lists"), listed.metadata) as folder:
+        found = listing(folder, sources)
     if found.num_bad_rows:
         print(f"{found.num_bad_rows} bad rows left out, for instance:")
         for row in found.bad_rows:

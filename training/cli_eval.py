@@ -11,8 +11,8 @@ from rich.console import Console
 from featurestore.probeparts import DEFAULT_MAX_CLIPS, KINDS, PartOptions
 from featurestore.store import Store
 from ingest.layout import choose_store
+from ingest.outfile import check_outfile
 from ingest.progress import ProgressDisplay
-from manifests.errors import InputError
 from training.choices import Mode
 from training.predictions import write_predictions
 from training.splits import Split
@@ -69,7 +69,7 @@ def evaluate(
     from training.modelfile import choose_part, find_checkpoint, load_fitting, own_predictions_file
 
     chosen = choose_device(device)
-    _check_folder_of(predictions)
+    check_outfile(predictions)
     path = find_checkpoint(model)
     opened = _open_store(store, path)
     checkpoint = load_fitting(path, opened)
@@ -123,7 +123,7 @@ def ensemble(
     from training.modelfile import find_checkpoint
 
     chosen = choose_device(device)
-    _check_folder_of(weights_out)
+    check_outfile(weights_out)
     paths = [find_checkpoint(model) for model in models]
     opened = _open_store(store, paths[0])
     abouts = read_abouts(paths)
@@ -193,15 +193,11 @@ def probe(
 
 
 def _open_store(store: str | None, path: Path) -> Store:
-    from training.runfolder import recorded_store
+    """The store that is named, or that of the model's run as it was then."""
+    from training.runfolder import open_recorded_store
 
-    return Store(choose_store(store or recorded_store(path)))
-
-
-def _check_folder_of(file: Path | None) -> None:
-    """Refuses now what couldn't be written after the evaluation."""
-    if file is not None and not file.resolve().parent.is_dir():
-        raise InputError(f"{file} can't be written, there is no folder {file.parent}; make it, or name another file")
+    recorded = None if store is not None else open_recorded_store(path)
+    return Store(choose_store(store)) if recorded is None else recorded
 
 
 def _warn(message: str) -> None:

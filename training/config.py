@@ -139,7 +139,7 @@ class DistillConfig(Section):
 
 
 class DataConfig(Section):
-    """What is trained on and what is held out; by default the store's own eval split, or the first fold, or a seeded fifth."""
+    """What is trained on and what is held out; by default its eval split, its first fold, or a seeded fifth."""
 
     eval_split: str | None = None
     eval_fold: int | None = None

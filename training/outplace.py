@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ingest.outfile import check_outfile
 from manifests.errors import InputError
 
 ZARR = ".zarr"
@@ -16,12 +17,10 @@ def check_out(out: Path, suffixes: Sequence[str]) -> None:
     """
     if out.suffix.lower() not in suffixes:
         raise InputError(f"--out {out} ends with none of {', '.join(suffixes)}, which say what is written")
-    if not out.resolve().parent.is_dir():
-        raise InputError(f"{out} can't be written, there is no folder {out.parent}; make it, or name another file")
-    if out.suffix == ZARR and out.exists() and not _is_embeddings(out):
+    if out.suffix != ZARR or not out.exists():
+        check_outfile(out)
+    elif not _is_embeddings(out):
         raise InputError(f"{out} holds something else than embeddings of `training embed`; name another --out")
-    if out.suffix != ZARR and out.is_dir():
-        raise InputError(f"{out} is a folder; name a file with --out")
 
 
 def _is_embeddings(path: Path) -> bool:

@@ -11,6 +11,9 @@ import pytest
 from safetensors.torch import load_file
 
 import featurestore
+from featurestore.copying import Choice, copy_clips
+from featurestore.selection import choose_rows
+from ingest.location import open_location
 from tests.examples.conftest import EXAMPLES, Tour, run_example
 
 ROOT = EXAMPLES.parent
@@ -48,6 +51,15 @@ def test_a_plain_classifier_learns(tour: Tour) -> None:
     # Five are right by chance; 46 were, when this was written.
     assert int(found[1]) >= 30
     assert imported("train_plain_pytorch.py") == {"featurestore"}
+
+
+def test_a_plain_classifier_of_fewer_clips_than_a_batch(tour: Tour, tmp_path: Path) -> None:
+    store = featurestore.open(tour.store)
+    keys = [key for split in ("train", "eval") for key in store.keys(store.rows(split=split)[:3])]
+    (tmp_path / "keys.txt").write_text("\n".join(keys))
+    rows = choose_rows(store, keys_file=tmp_path / "keys.txt")
+    copy_clips([Choice(store, rows)], open_location(tmp_path / "few"), "few")
+    assert re.search(r"held out \(eval\): \d of 3 right", run_example("train_plain_pytorch.py", str(tmp_path / "few")))
 
 
 def test_numpy_alone(tour: Tour, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The commands as people type them."""
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,24 @@ def test_one_kind_of_one_fold(store: Store) -> None:
 def test_an_unknown_cache_is_an_input_error(store: Store) -> None:
     with pytest.raises(InputError, match="no cache of a teacher 'best'"):
         run("probe", store.location, "--teacher", "best")
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(store: Store, tmp_path: Path) -> None:
+    """Before all else: neither the cache nor the teacher's file is there."""
+    for arguments in (
+        ("probe", store.location, "--teacher", "none"),
+        ("verify-teacher", "--model", "beats", "--checkpoint", tmp_path / "none.pt"),
+    ):
+        with pytest.raises(InputError, match=r"x\.json can't be written, there is no folder"):
+            run(*arguments, "--json", tmp_path / "nodir" / "x.json")
+        with pytest.raises(InputError, match=r"can't be written, it is a folder"):
+            run(*arguments, "--json", tmp_path)
+
+
+def test_help_names_every_teacher() -> None:
+    told = run("verify-teacher", "--help")
+    for name in entry_points(group="featurestore.teachers").names:
+        assert name in told
 
 
 def test_verify_teacher_without_a_store(tmp_path: Path) -> None:

@@ -205,6 +205,16 @@ def test_across_stores(tmp_path: Path) -> None:
     }
 
 
+def test_a_store_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its clips are on both sides, under one name: refused, as `merge` does."""
+    store = make_store(tmp_path, [Sound("a", "train", seed=1), Sound("b", "eval", seed=1)])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(store.root)
+    for address in (str(store.root), "s", "./s/", "link"):
+        with pytest.raises(InputError, match="is named twice; name different stores, or one alone"):
+            find_leaks([store, Store(address)])
+
+
 def test_one_video_in_two_corpora(tmp_path: Path) -> None:
     """Ids of recordings mean the same in every list, wherever their files lie; paths in two folders don't."""
     stores = []

@@ -9,6 +9,7 @@ import pytest
 
 from featurestore.build import build_teacher
 from featurestore.loader import Loader, sequential_batches
+from featurestore.openstore import OpenStore
 from featurestore.repair import repair
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
@@ -76,6 +77,17 @@ def test_connections_that_drop(flaky_s3: tuple[str, FlakyProxy], grown_store: St
         proxy.inject(fault, times=1, method="GET", path=f"tiny-00000{shard}.tar")
     assert_same_batches(store, grown_store, num_steps=5)
     assert proxy.pending() == 0
+
+
+def test_a_clip_whose_shard_is_gone(s3: str, grown_store: Store) -> None:
+    location = upload(grown_store.root, f"{s3}/tiny")
+    store = OpenStore(location)
+    name = store.tar_name(0)
+    location.delete(name)
+    with pytest.raises(InputError) as caught:
+        store[store.keys(store.rows_of_shard(0)[:1])[0]]
+    assert str(caught.value).count(f"{location}/{name} can't be read") == 1
+    assert str(caught.value).endswith("; run `featurestore verify`")
 
 
 def test_verify_finds_what_is_wrong(s3: str, grown_store: Store) -> None:

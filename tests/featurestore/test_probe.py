@@ -14,6 +14,7 @@ from featurestore import probe as probe_module
 from featurestore.probe import ProbeOptions, probe
 from featurestore.probemodels import knn_scores
 from featurestore.probeparts import PartOptions
+from featurestore.probetables import print_probe
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from manifests.errors import InputError
@@ -117,6 +118,36 @@ def test_json_knows_no_nan(store: Store) -> None:
     assert read["over_parts"]["linear"]["accuracy"] == {"mean": 1.0, "std": None}
     assert read["provenance"] == {"checkpoint_sha256": "2" * 64}
     assert read["settings"] == {"num_neighbours": 20, "temperature": 0.07, "penalties": [1.0, 0.1, 0.01, 0.001, 0.0001]}
+
+
+@pytest.fixture
+def lone(tmp_path: Path) -> Store:
+    """Clips with several labels, of which fold 1 has one alone: no class has clips there with and without it."""
+    store = labelled_store(tmp_path, {"labels": ["a;b", "a", "b", "a;b"], "fold": [1, 2, 2, 2]})
+    write_embeddings(store, "good", telling(store, noise=0.1))
+    return store
+
+
+def test_a_figure_that_the_clips_do_not_tell_is_null(lone: Store) -> None:
+    report = probe(lone, "good", ProbeOptions(kinds=["knn"]))
+    read = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    first, second = (part["results"]["knn"]["figures"] for part in read["parts"])
+    assert first == {"mAP": 1.0, "mAUC": None}
+    assert 0 <= second["mAUC"] <= 1
+    over_parts = read["over_parts"]["knn"]
+    assert over_parts["mAUC"] == {"mean": None, "std": None}
+    assert 0 < over_parts["mAP"]["mean"] <= 1
+    assert over_parts["mAP"]["std"] is not None
+
+
+def test_tables_show_a_dash_for_it(lone: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    report = probe(lone, "good", ProbeOptions(kinds=["knn"]))
+    print_probe(report)
+    said = capsys.readouterr().out
+    assert "nan" not in said
+    row, mean = (next(line for line in said.splitlines() if name in line) for name in ("fold 1 ", "mean ± std"))
+    assert [cell.strip() for cell in row.split("│")[4:6]] == ["100.0 %", "–"]
+    assert [cell.strip() for cell in mean.split("│")[5:6]] == ["–"]
 
 
 def test_missing_caches_and_too_little_to_learn_from(store: Store, tmp_path: Path) -> None:

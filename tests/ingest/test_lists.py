@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from ingest import fetch
-from ingest.lists import fetch_lists
+from ingest.lists import open_lists
+from ingest.location import Location, open_location
 from manifests.errors import InputError
+from tests.s3server import s3_fixture, s3_server_fixture  # noqa: F401
 
 LIST = b"# a list\n" + b"x" * 3_000_000
 
@@ -56,10 +58,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         thread.join()
 
 
+def contents(lists: dict[str, str], into: Path | Location, metadata: Path | None = None) -> dict[str, bytes]:
+    """The content of the lists, and of what else is in their folder."""
+    with open_lists(lists, open_location(into), metadata) as folder:
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
 def message(url: str, into: Path) -> str:
     """The one line of the error; nothing may be left in `into`."""
     with pytest.raises(InputError) as caught:
-        fetch_lists({"a.csv": url}, into)
+        contents({"a.csv": url}, into)
     text = str(caught.value)
     assert url in text
     assert "\n" not in text
@@ -71,26 +79,57 @@ def message(url: str, into: Path) -> str:
 def test_lists_are_downloaded_once(server: Server, tmp_path: Path) -> None:
     into = tmp_path / "store" / "lists"
     lists = {"a.csv": f"{server.url}/a.csv"}
-    assert fetch_lists(lists, into) == into
+    assert contents(lists, into) == {"a.csv": LIST}
     assert (into / "a.csv").read_bytes() == LIST
-    assert fetch_lists({**lists, "b.csv": f"{server.url}/b.csv"}, into) == into
+    lists["b.csv"] = f"{server.url}/b.csv"
+    assert list(contents(lists, into)) == ["a.csv", "b.csv"]
     assert sorted(path.name for path in into.iterdir()) == ["a.csv", "b.csv"]
+    with open_lists(lists, open_location(into)) as folder:
+        assert folder == into
     assert server.asked == ["/a.csv", "/b.csv"]
+
+
+def test_lists_are_kept_in_an_object_store(server: Server, s3: str) -> None:
+    into = open_location(f"{s3}/store/lists")
+    lists = {"a.csv": f"{server.url}/a.csv"}
+    assert contents(lists, into) == {"a.csv": LIST}
+    lists["b.csv"] = f"{server.url}/b.csv"
+    assert contents(lists, into) == {"a.csv": LIST, "b.csv": b"b\n"}
+    assert server.asked == ["/a.csv", "/b.csv"]
+    assert into.files() == ["a.csv", "b.csv"]
+    assert (into.read("a.csv"), into.read("b.csv")) == (LIST, b"b\n")
+    with pytest.raises(InputError, match=f"^{s3}/store/lists/a.csv, line 3: wrong"), open_lists(lists, into) as folder:
+        raise InputError(f"{folder}/a.csv, line 3: wrong")
+    assert not folder.exists()
+
+
+def test_an_object_store_that_is_not_there_is_told_before_the_download(server: Server, s3: str) -> None:
+    with pytest.raises(InputError, match=r"can't keep http.* as s3://.*-other/lists/a\.csv \(.*no such bucket"):
+        contents({"a.csv": f"{server.url}/a.csv"}, open_location(f"{s3}-other/lists"))
+    assert server.asked == []
+
+
+def test_a_list_that_fails_leaves_nothing_in_an_object_store(server: Server, s3: str) -> None:
+    into = open_location(f"{s3}/lists")
+    with pytest.raises(InputError, match="HTTP status 404"):
+        contents({"none.csv": f"{server.url}/none.csv"}, into)
+    assert into.files() == []
 
 
 def test_the_users_copies_are_used_and_nothing_is_downloaded(server: Server, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     into = tmp_path / "lists"
-    assert fetch_lists({"a.csv": f"{server.url}/a.csv"}, into, tmp_path / "mine") == tmp_path / "mine"
+    (tmp_path / "mine" / "a.csv").write_bytes(b"mine")
+    assert contents({"a.csv": f"{server.url}/a.csv"}, into, tmp_path / "mine") == {"a.csv": b"mine"}
     assert server.asked == []
     assert not into.exists()
     with pytest.raises(InputError, match="none: no such folder"):
-        fetch_lists({"a.csv": f"{server.url}/a.csv"}, into, tmp_path / "none")
+        contents({"a.csv": f"{server.url}/a.csv"}, into, tmp_path / "none")
 
 
 def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
     server.failures_left = 2
-    assert (fetch_lists({"a.csv": f"{server.url}/a.csv"}, tmp_path) / "a.csv").read_bytes() == LIST
+    assert contents({"a.csv": f"{server.url}/a.csv"}, tmp_path) == {"a.csv": LIST}
     assert len(server.asked) == 3
     server.failures_left = 9
     assert "(tries: 3): HTTP status 503" in message(f"{server.url}/b.csv", tmp_path / "other")
@@ -121,4 +160,4 @@ def test_nobody_listens(server: Server, tmp_path: Path) -> None:
 def test_a_place_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"can't keep http.* as .*file.*; make room, or choose another folder"):
-        fetch_lists({"a.csv": "http://127.0.0.1:9/a.csv"}, tmp_path / "file" / "lists")
+        contents({"a.csv": "http://127.0.0.1:9/a.csv"}, tmp_path / "file" / "lists")

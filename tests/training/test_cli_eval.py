@@ -135,6 +135,9 @@ def test_what_could_not_be_kept_is_refused_before_the_work(
         outcome = training(*command, absent, "--store", store.root)
         assert outcome.status == 2
         assert re.fullmatch(rf"error: {absent} can't be written, there is no folder .*\n", outcome.err)
+        outcome = training(*command, tmp_path, "--store", store.root)
+        assert outcome.status == 2
+        assert re.fullmatch(rf"error: {tmp_path} can't be written, it is a folder; .*\n", outcome.err)
 
 
 def test_eval_of_a_multissl_checkpoint(training: Command, about: About, store: Store, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_nothing_else_is_replaced(training: Command, sounds: Path, checkpoint_pa
     assert_error(training("predict", recording, *model, "--out", recording), r"none of \.csv, ")
     assert recording.read_bytes() == content
     (tmp_path / "folder.csv").mkdir()
-    assert_error(training("predict", recording, *model, "--out", tmp_path / "folder.csv"), "is a folder")
+    assert_error(training("predict", recording, *model, "--out", tmp_path / "folder.csv"), "it is a folder")
     assert_error(training("predict", recording, *model, "--out", "."), r"none of \.csv, ")
     precious = tmp_path / "precious.zarr"
     precious.mkdir()
