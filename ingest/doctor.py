@@ -24,11 +24,10 @@ from ingest.ledger import ClipError
 from ingest.location import open_location
 from manifests.errors import InputError
 from manifests.findings import Finding, Status
+from manifests.geometry import FbankSpec, HogSpec, bytes_per_clip
 
 # YouTube changes what yt-dlp must do every few weeks.
 OLD_AFTER_DAYS = 60
-# fbank and HOG of 1024 frames, the JSON and the tar's headers.
-BYTES_PER_CLIP = 280_000
 SCARCE_BYTES, NEEDED_BYTES = 10e9, 1e9
 TIME_LIMIT_S, CONNECT_LIMIT_S = 120.0, 5.0
 _RATE_HZ = 48_000
@@ -69,14 +68,17 @@ def examine_yt_dlp(today: date) -> Finding:
 
 
 def examine_javascript() -> Finding:
-    """What yt-dlp solves YouTube's challenges with: a runtime, and the scripts of the package yt-dlp-ejs."""
+    """What yt-dlp solves YouTube's challenges with: a runtime, and the scripts of the package yt-dlp-ejs.
+
+    No more than a warning: all sources but YouTube do without.
+    """
     name, remedy = "JavaScript for YouTube", 'pip install -U "yt-dlp[default,deno]" (other sources do without)'
     try:
         import yt_dlp  # noqa: F401 (fills the table of runtimes)
         from yt_dlp.extractor.youtube.jsc._builtin import vendor
         from yt_dlp.globals import supported_js_runtimes
     except ImportError as error:
-        return Finding(name, Status.MISSING, f"yt-dlp can't tell what it needs: {error}", _GET_YT_DLP)
+        return Finding(name, Status.WARNING, f"yt-dlp can't tell what it needs: {error}", _GET_YT_DLP)
     runtimes, problems = [], []
     for runtime, kind in supported_js_runtimes.value.items():
         info = kind().info
@@ -86,12 +88,12 @@ def examine_javascript() -> Finding:
             at_least = ".".join(map(str, kind.MIN_SUPPORTED_VERSION))
             problems.append(f"{runtime} {info.version} (needs {at_least})" if info else f"no {runtime} (>= {at_least})")
     if not runtimes:
-        return Finding(name, Status.MISSING, ", ".join(problems), remedy)
+        return Finding(name, Status.WARNING, ", ".join(problems), remedy)
     scripts = _version_of("yt-dlp-ejs")
     # Patch versions have the same scripts.
     if scripts is None or scripts.split(".")[:2] != vendor.VERSION.split(".")[:2]:
         found = f"{', '.join(runtimes)}, but yt-dlp-ejs {scripts or 'is missing'} (needs {vendor.VERSION})"
-        return Finding(name, Status.MISSING, found, remedy)
+        return Finding(name, Status.WARNING, found, remedy)
     return Finding(name, Status.OK, f"{', '.join(runtimes)}, yt-dlp-ejs {scripts}")
 
 
@@ -120,7 +122,8 @@ def examine_disk(store: str | None) -> Finding:
     except InputError as error:
         remedy = "choose another --store, or change the folder's permissions"
         return Finding("disk", Status.MISSING, str(error), remedy)
-    found = f"{free / 1e9:.1f} GB free at {existing}: shards of {free // BYTES_PER_CLIP:,} clips, downloads not counted"
+    num_clips = free // bytes_per_clip(FbankSpec(), HogSpec())
+    found = f"{free / 1e9:.1f} GB free at {existing}: shards of {num_clips:,} clips, downloads not counted"
     status = Status.MISSING if free < NEEDED_BYTES else Status.WARNING if free < SCARCE_BYTES else Status.OK
     return Finding("disk", status, found, "" if status is Status.OK else "make room, or choose another --store")
 

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from manifests.errors import InputError
+
 
 class Status(StrEnum):
     """Whether what is examined for can do with what was found."""
@@ -31,6 +33,12 @@ class Finding:
     remedy: str = ""
 
 
+def refusal(name: str, error: InputError) -> Finding:
+    """What a command would refuse: as its error says it, with what is to be done, after the last "; ", beside it."""
+    found, _, remedy = str(error).rpartition("; ")
+    return Finding(name, Status.MISSING, found or remedy, remedy if found else "")
+
+
 def is_fit(findings: Sequence[Finding]) -> bool:
     """Whether nothing that is needed is missing."""
     return all(finding.status is not Status.MISSING for finding in findings)
@@ -41,7 +49,10 @@ def print_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
         return
-    table = Table("what", "", "found", "to do")
+    table = Table()
+    for heading in ("what", "", "found", "to do"):
+        # Commands and paths are copied from here: what is too long goes on in the next line.
+        table.add_column(heading, overflow="fold")
     for finding in findings:
         colour = COLOURS[finding.status]
         table.add_row(finding.name, f"[{colour}]{finding.status}[/]", escape(finding.found), escape(finding.remedy))

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+TAR_BLOCK, NPY_HEADER, FLOAT16_BYTES = 512, 128, 2
+
 
 class FbankSpec(BaseModel):
     """AST's log-mel filter bank (Gong et al. 2021), as Kaldi computes it.
@@ -53,6 +55,13 @@ class HogSpec(BaseModel):
     num_orientations: Literal[9] = 9
     cell_size: Literal[16] = 16
     interpolated_mel_bin: Literal[3] = 3
+
+
+def bytes_per_clip(fbank: FbankSpec, hog: HogSpec) -> int:
+    """A clip's three members in a shard, float16, headers and padding included; its JSON is taken as one block."""
+    cells = (fbank.num_frames // hog.cell_size) * (fbank.num_mel_bins // hog.cell_size) * hog.num_orientations
+    arrays = [NPY_HEADER + FLOAT16_BYTES * size for size in (fbank.num_frames * fbank.num_mel_bins, cells)]
+    return sum(TAR_BLOCK + -(-size // TAR_BLOCK) * TAR_BLOCK for size in [*arrays, TAR_BLOCK])
 
 
 class PatchGrid(BaseModel):

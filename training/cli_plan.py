@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from training.plan import Plan, StageMemory
 
 GIGA, GIB, PETA = 1e9, 2**30, 1e15
-# What the allocator can't use, and other estimates' errors, are a tenth.
-TIGHT_SHARE = 0.9
 
 
 def plan(
@@ -30,7 +28,10 @@ def plan(
     gpus: Annotated[int, typer.Option(help="How many of these devices share each batch.")] = 1,
     device_name: Annotated[str | None, typer.Option(help=f"A known device: {', '.join(DEVICES)}.")] = None,
     tflops_per_s: Annotated[
-        float | None, typer.Option(help="The 16-bit matrix peak of another device; with --mfu 1, a rate it reaches.")
+        float | None,
+        typer.Option(
+            help="The matrix peak of another device in the run's precision; with --mfu 1, a rate that it reaches."
+        ),
     ] = None,
     mfu: Annotated[
         float | None, typer.Option(help="The share of the peak that training reaches.  [default: 0.5]")
@@ -128,11 +129,13 @@ def _memory_table(made: "Plan") -> Table:
 
 
 def _verdict(made: "Plan", memory: "StageMemory") -> str:
+    from training.rates import FREE_SHARE
+
     available = made.rate.memory_bytes
     if available is None:
         return "memory not known"
     needed = (memory.recomputing if made.recompute else memory.keeping).total
-    said = "DOES NOT FIT" if needed > available else "tight" if needed > TIGHT_SHARE * available else "fits"
+    said = "DOES NOT FIT" if needed > available else "tight" if needed > FREE_SHARE * available else "fits"
     return f"{said} in {available / GIB:,.0f}"
 
 

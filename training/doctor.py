@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +16,18 @@ from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from ingest.diskroom import disk_room
 from manifests.errors import InputError
-from manifests.findings import Finding, Status
-from training.config import RunConfig, Stage
-from training.plan import Plan, flops_of, make_plan, memory_of, stages_of
-from training.rates import FREE_SHARE, GIB, measured_rate, memory_bytes
+from manifests.findings import Finding, Status, refusal
+from training.config import RunConfig
+from training.experiment import check_start
+from training.iterations import RANDOM
+from training.plan import Plan, make_plan, stages_of
+from training.rates import FREE_SHARE, GIB, measured_rate, memory_bytes, small_enough
+from training.run import NO_TEACHER, OWN_TEACHER, check_sources
+from training.sources import Source, make_sources
 from training.splits import choose_split
 from training.steptrial import uses_autocast
 
 LIBRARIES = ("torch", "torchaudio", "numpy", "zarr", "pyarrow", "acm-sskd")
-# Of the dry run on a CPU: ten steps of two stages, at some 10^11 FLOP/s, are done in twenty seconds.
-MAX_CPU_FLOPS_PER_STEP = 1e11
 READING_S = 2.0
 SCARCE_SHARE = 2.0
 
@@ -48,17 +50,20 @@ def examine(wish: Wish, *, with_trial: bool = True) -> Iterator[Finding]:
     yield examine_device(wish.device)
     if wish.device.type == "cuda":
         yield examine_compiler(wish.config)
-    num_clips: int | None = wish.num_clips
-    reads_per_s = None
+    if wish.config.initialise != RANDOM:
+        yield examine_start(wish.config)
+    num_clips, reads_per_s = wish.num_clips, None
     if wish.store is not None:
-        finding, num_clips = examine_store(wish.store, wish.config)
+        finding, sources = examine_store(wish.store, wish.config)
         yield finding
-        teacher = wish.config.distill.teacher
-        if teacher not in ("none", "own"):
-            yield examine_teacher(wish.store, teacher)
+        if not sources:
+            # Of how many clips the hours would be, nobody knows.
+            return
+        num_clips = len(sources[0].rows)
+        yield from examine_sources(sources, wish.config)
         finding, reads_per_s = examine_reading(wish.store, wish.config)
         yield finding
-    if with_trial and num_clips is not None:
+    if with_trial:
         yield from examine_trial(wish, num_clips, reads_per_s)
 
 
@@ -103,49 +108,72 @@ def examine_compiler(config: RunConfig) -> Finding:
     return Finding("torch.compile", Status.OK, f"{compiler}")
 
 
-def examine_store(store: Store, config: RunConfig) -> tuple[Finding, int | None]:
-    """Whether the store holds what the configuration wants of it, and how many clips to train on; None where not."""
+def examine_start(config: RunConfig) -> Finding:
+    """Whether the model can start from the weights that the configuration names; those of timm are fetched for that."""
+    try:
+        check_start(config)
+    except InputError as error:
+        return refusal("initialise", error)
+    return Finding("initialise", Status.OK, config.initialise)
+
+
+def examine_store(store: Store, config: RunConfig) -> tuple[Finding, list[Source]]:
+    """Whether the store has clips that the model can train on, and these; none where not."""
     name, held = f"store {store.location}", store.file.fbank.num_frames
     if held < config.model.num_frames:
         found = f"its clips have {held} frames, and the model takes {config.model.num_frames}"
         remedy = f"--set model.num_frames={held}, or ingest with --num-frames {config.model.num_frames}"
-        return Finding(name, Status.MISSING, found, remedy), None
+        return Finding(name, Status.MISSING, found, remedy), []
     try:
         split = choose_split(store, config.data, config.seed)
+        sources = make_sources([store], split)
     except InputError as error:
-        return Finding(name, Status.MISSING, str(error), "see `featurestore info`"), None
+        return Finding(name, Status.MISSING, str(error), "see `featurestore info`"), []
     found = (
         f"{len(store):,} clips, {store.num_classes} labels; {len(split.train):,} to train on, "
         f"{len(split.held_out):,} held out ({split.name})"
     )
-    if not store.num_classes and config.distill.classify:
-        remedy = "--set distill.classify=false"
-        return Finding(name, Status.WARNING, f"{found}: no labels to learn", remedy), len(split.train)
-    return Finding(name, Status.OK, found), len(split.train)
+    return Finding(name, Status.OK, found), sources
+
+
+def examine_sources(sources: Sequence[Source], config: RunConfig) -> Iterator[Finding]:
+    """The teacher's cache where one is asked for, and what `training run` itself checks before it begins."""
+    teacher = config.distill.teacher
+    if "distill" in stages_of(config) and teacher not in (NO_TEACHER, OWN_TEACHER):
+        finding = examine_teacher(sources[0].store, teacher)
+        yield finding
+        if finding.status is Status.MISSING:
+            return
+    try:
+        check_sources(sources, config)
+    except InputError as error:
+        yield refusal("training run", error)
+    else:
+        yield Finding("training run", Status.OK, "takes these clips, labels and batches")
 
 
 def examine_teacher(store: Store, teacher: str) -> Finding:
-    """Whether every clip has the teacher's embedding."""
-    remedy = f"featurestore build-teacher --model ... --name {teacher} --store {store.location}"
+    """Whether the store has the teacher's cache; which clips it lacks is for :func:`training.run.check_sources`."""
+    name = f"teacher {teacher}"
     try:
-        cache = TeacherCache(store, teacher)
-        missing = sum(len(cache.missing_rows(shard)) for shard in range(store.snapshot.num_shards))
+        attributes = TeacherCache(store, teacher).attributes
     except InputError as error:
-        return Finding(f"teacher {teacher}", Status.MISSING, str(error), remedy)
-    if missing:
-        return Finding(f"teacher {teacher}", Status.WARNING, f"{missing:,} clips have no embedding yet", remedy)
-    found = f"{cache.attributes.embedding_dim} wide, of every clip"
-    return Finding(f"teacher {teacher}", Status.OK, found)
+        remedy = f"featurestore build-teacher --model ... --name {teacher} --store {store.location}"
+        return Finding(name, Status.MISSING, str(error), remedy)
+    return Finding(name, Status.OK, f"{attributes.embedding_dim} wide, {attributes.num_views} views of a clip")
 
 
-def examine_reading(store: Store, config: RunConfig) -> tuple[Finding, float]:
-    """Reads batches for two seconds: what the loader gives, in clips a second."""
+def examine_reading(store: Store, config: RunConfig) -> tuple[Finding, float | None]:
+    """Reads batches for two seconds: what the loader gives, in clips a second; None where it can't read."""
     num_read, started = 0, time.perf_counter()
     size = config.multissl.optimiser.batch_size
-    for batch in sequential_batches(store, store.rows(), size):
-        num_read += len(batch.rows)
-        if time.perf_counter() - started > READING_S:
-            break
+    try:
+        for batch in sequential_batches(store, store.rows(), size):
+            num_read += len(batch.rows)
+            if time.perf_counter() - started > READING_S:
+                break
+    except InputError as error:
+        return refusal("reading", error), None
     rate = num_read / (time.perf_counter() - started)
     return Finding("reading", Status.OK, f"{rate:,.0f} clips/s in the store's order ({num_read:,} clips read)"), rate
 
@@ -159,34 +187,14 @@ def examine_trial(wish: Wish, num_clips: int, reads_per_s: float | None) -> Iter
         yield Finding("dry run", Status.MISSING, str(error), "choose a smaller preset")
         return
     autocast = uses_autocast(wish.config, wish.device)
-    plan = make_plan(wish.config, num_clips, wish.num_iterations, 1, rate, autocast=autocast)
-    yield _time(plan, config)
+    stored = None if wish.store is None else wish.store.file.fbank
+    plan = make_plan(wish.config, num_clips, wish.num_iterations, 1, rate, autocast=autocast, stored=stored)
+    yield _time(plan, wish.config, config)
     yield _memory(plan)
     yield examine_disk(wish.folder, plan.disk.checkpoints)
     if reads_per_s is not None and reads_per_s < plan.loader_clips_per_s:
         found = f"the device takes {plan.loader_clips_per_s:,.0f} clips/s, more than are read"
         yield Finding("data wait", Status.WARNING, found, "keep the store on a faster disk of this machine")
-
-
-def small_enough(config: RunConfig, device: torch.device) -> RunConfig:
-    """The configuration with batches halved until a step fits into the memory and, on a CPU, takes a second or so."""
-
-    def fits(stage: Stage) -> bool:
-        memory = memory_of(config, stage, 1, autocast=uses_autocast(config, device))
-        needed = (memory.recomputing if config.model.recompute else memory.keeping).total
-        quick = device.type != "cpu" or flops_of(config, stage, 1).hardware <= MAX_CPU_FLOPS_PER_STEP
-        return quick and needed <= FREE_SHARE * memory_bytes(device)
-
-    # Compiling takes longer than the trial.
-    config = config.model_copy(update={"compile": "off"})
-    for stage in stages_of(config):
-        while not fits(stage) and config.optimiser_of(stage).batch_size > 2:
-            smaller = config.optimiser_of(stage).model_copy(
-                update={"batch_size": config.optimiser_of(stage).batch_size // 2}
-            )
-            section = getattr(config, stage).model_copy(update={"optimiser": smaller})
-            config = config.model_copy(update={stage: section})
-    return config
 
 
 def examine_disk(folder: Path, needed_bytes: int) -> Finding:
@@ -203,22 +211,33 @@ def examine_disk(folder: Path, needed_bytes: int) -> Finding:
     return Finding("disk", Status.OK, found)
 
 
-def _time(plan: Plan, tried: RunConfig) -> Finding:
+def _time(plan: Plan, wanted: RunConfig, tried: RunConfig) -> Finding:
     sizes = " and ".join(str(tried.optimiser_of(stage).batch_size) for stage in stages_of(tried))
+    # A smaller model was timed where even its smallest batch would take minutes, or too much memory.
+    models = [
+        f"{part} of {whole} {what}"
+        for part, whole, what in (
+            (tried.model.depth, wanted.model.depth, "blocks"),
+            (tried.model.num_frames, wanted.model.num_frames, "frames"),
+        )
+        if part != whole
+    ]
     found = (
         f"{plan.gpu_hours:,.2f} hours on {plan.num_clips:,} clips, iterations: {plan.num_iterations}; evaluations left "
-        f"out ({plan.rate.source}; steps of {sizes} clips, not compiled)"
+        f"out ({plan.rate.source}; steps of {', '.join([f'{sizes} clips', *models])}, not compiled)"
     )
     return Finding("time", Status.OK, found)
 
 
 def _memory(plan: Plan) -> Finding:
-    parts = []
+    available, needed = plan.rate.memory_bytes or 0, dict[str, int]()
     for memory in plan.memory:
-        wanted = memory.recomputing if plan.recompute else memory.keeping
-        parts.append(f"{memory.stage} {wanted.total / GIB:.1f} GiB")
-    found = f"{', '.join(parts)} of {(plan.rate.memory_bytes or 0) / GIB:.0f} (worked out)"
-    if all(plan.fits(memory) for memory in plan.memory):
+        needed[memory.stage] = (memory.recomputing if plan.recompute else memory.keeping).total
+    parts = ", ".join(f"{stage} {size / GIB:.1f} GiB" for stage, size in needed.items())
+    found = f"{parts} of {available / GIB:.0f} (worked out)"
+    if max(needed.values()) <= FREE_SHARE * available:
         return Finding("memory", Status.OK, found)
     remedy = "--set model.recompute=true, a smaller batch_size, or several GPUs (docs/distributed.md)"
+    if max(needed.values()) <= available:
+        return Finding("memory", Status.WARNING, f"{found}: tight, for this is an estimate", remedy)
     return Finding("memory", Status.MISSING, found, remedy)

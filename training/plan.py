@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from manifests.errors import InputError
-from manifests.geometry import FbankSpec, HogSpec
+from manifests.geometry import FLOAT16_BYTES, FbankSpec, HogSpec, bytes_per_clip
 from training.config import RunConfig, Stage
 from training.flops import (
     StepFlops,
@@ -25,8 +25,7 @@ PAPER_V100_HOURS = 896
 NUM_CLASSES = 527
 # What one loader process was measured to read on two cores (benchmarks/results).
 LOADER_CLIPS_PER_S = 10_000
-TAR_BLOCK, NPY_HEADER = 512, 128
-FLOAT16_BYTES, FLOAT32_BYTES = 2, 4
+FLOAT32_BYTES = 4
 # last.pt holds the weights and AdamW's two states, best.pt the weights.
 CHECKPOINT_BYTES_PER_PARAMETER = 4 * FLOAT32_BYTES
 # Embeddings of the official models; that of EfficientAT is mn04's.
@@ -166,20 +165,28 @@ def stages_of(config: RunConfig) -> list[Stage]:
 
 
 def make_plan(
-    config: RunConfig, num_clips: int, num_iterations: int, num_gpus: int, rate: Rate, *, autocast: bool
+    config: RunConfig,
+    num_clips: int,
+    num_iterations: int,
+    num_gpus: int,
+    rate: Rate,
+    *,
+    autocast: bool,
+    stored: FbankSpec | None = None,
 ) -> Plan:
-    """The cost of `num_iterations` on `num_clips` clips to train on.
+    """The cost of `num_iterations` on `num_clips` clips to train on, stored as `stored` (None: of 1024 frames).
 
     The configuration's batch sizes are those of all GPUs together. Left out: evaluations, and the time in which GPUs
     wait for one another or for data. Raises InputError as :func:`check_sizes`.
     """
     check_sizes(config, num_clips, num_iterations, num_gpus)
+    stored = stored or FbankSpec()
     trained = stages_of(config)
     costs = []
     for iteration in range(1, num_iterations + 1):
         is_taught = config.distill.teacher == "own" and iteration > 1 and "distill" in trained
         stages: list[PlannedStage] = [*trained[:-1], "teacher", *trained[-1:]] if is_taught else [*trained]
-        costs += [_stage_cost(config, iteration, stage, num_clips, num_gpus, rate) for stage in stages]
+        costs += [_stage_cost(config, iteration, stage, num_clips, num_gpus, rate, stored) for stage in stages]
     return Plan(
         num_clips=num_clips,
         num_iterations=num_iterations,
@@ -187,7 +194,7 @@ def make_plan(
         rate=rate,
         stages=tuple(costs),
         memory=tuple(memory_of(config, stage, num_gpus, autocast=autocast) for stage in trained),
-        disk=_disk(config, num_clips, num_iterations),
+        disk=_disk(config, num_clips, num_iterations, stored),
         teacher=config.distill.teacher,
         teacher_dim=teacher_dim_of(config) or 0,
         recompute=config.model.recompute,
@@ -195,13 +202,19 @@ def make_plan(
 
 
 def _stage_cost(
-    config: RunConfig, iteration: int, stage: PlannedStage, num_clips: int, num_gpus: int, rate: Rate
+    config: RunConfig,
+    iteration: int,
+    stage: PlannedStage,
+    num_clips: int,
+    num_gpus: int,
+    rate: Rate,
+    stored: FbankSpec,
 ) -> StageCost:
     step = flops_of(config, stage, num_gpus)
     if stage == "teacher":
         # All windows of a stored clip are seen, forwards only.
         num_steps = 0
-        flops = float(num_clips * step.forward * (FbankSpec().num_frames // config.model.num_frames))
+        flops = float(num_clips * step.forward * (stored.num_frames // config.model.num_frames))
         shown = float(num_clips)
     else:
         optimiser = config.optimiser_of(stage)
@@ -211,14 +224,7 @@ def _stage_cost(
     return StageCost(iteration, stage, num_steps, flops, gpu_s / 3600, gpu_s / 3600 / num_gpus, shown / gpu_s)
 
 
-def bytes_per_clip(fbank: FbankSpec, hog: HogSpec) -> int:
-    """A clip's three members in a shard, float16, headers and padding included; its JSON is taken as one block."""
-    cells = (fbank.num_frames // hog.cell_size) * (fbank.num_mel_bins // hog.cell_size) * hog.num_orientations
-    arrays = [NPY_HEADER + FLOAT16_BYTES * size for size in (fbank.num_frames * fbank.num_mel_bins, cells)]
-    return sum(TAR_BLOCK + -(-size // TAR_BLOCK) * TAR_BLOCK for size in [*arrays, TAR_BLOCK])
-
-
-def _disk(config: RunConfig, num_clips: int, num_iterations: int) -> Disk:
+def _disk(config: RunConfig, num_clips: int, num_iterations: int, stored: FbankSpec) -> Disk:
     teacher = config.distill.teacher
     num_caches = num_iterations - 1 if teacher == "own" else int(teacher != "none")
     if "distill" not in stages_of(config):
@@ -229,7 +235,7 @@ def _disk(config: RunConfig, num_clips: int, num_iterations: int) -> Disk:
     }
     kept = sum(parameters[stage] for stage in stages_of(config)) * CHECKPOINT_BYTES_PER_PARAMETER
     return Disk(
-        shards=num_clips * bytes_per_clip(FbankSpec(), HogSpec()),
+        shards=num_clips * bytes_per_clip(stored, HogSpec()),
         teacher_caches=num_caches * num_clips * (teacher_dim_of(config) or 0) * FLOAT16_BYTES,
         checkpoints=num_iterations * kept,
     )

@@ -2,7 +2,10 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -15,7 +18,13 @@ from training.steptrial import TrialSizes, measure_step, uses_autocast
 DEFAULT_MFU = 0.5
 # A trial of a few steps on a CPU, which does some 10^11 FLOP/s: half a minute or less.
 MAX_CPU_FLOPS_PER_STEP = 5e11
+# Of a dry run on a CPU: ten steps of two stages are done in some twenty seconds.
+DRY_RUN_FLOPS_PER_STEP = 1e11
+MIN_BATCH_SIZE, MIN_FRAMES = 2, 256
+# What the allocator can't use, and the estimate's errors, are a tenth.
 FREE_SHARE = 0.9
+# Of cgroups 2 and 1: a container's share of the machine's memory.
+MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 TERA, GIB = 1e12, 2**30
 
 
@@ -35,6 +44,11 @@ def choose_rate(config: RunConfig, wish: RateWish, num_gpus: int, device: torch.
     Raises InputError for wishes that contradict each other, and where a trial is not possible or would take long.
     """
     _check(wish)
+    if wish.device_name is not None and config.precision == "float32":
+        raise InputError(
+            f"--device-name {wish.device_name} stands for its 16-bit peak, which precision=float32 doesn't reach; give "
+            "the device's float32 peak as --tflops-per-s, or leave out --set precision=float32"
+        )
     mfu = DEFAULT_MFU if wish.mfu is None else wish.mfu
     if wish.tflops_per_s is not None:
         reached = wish.tflops_per_s * TERA * mfu
@@ -76,10 +90,9 @@ def _check(wish: RateWish) -> None:
 def _check_possible(config: RunConfig, num_gpus: int, device: torch.device, *, asked: bool) -> None:
     """Refuses a trial that doesn't fit, or one that nobody asked for and that would take minutes."""
     alternatives = f"give --device-name ({', '.join(DEVICES)}) or --tflops-per-s"
-    autocast, available = uses_autocast(config, device), memory_bytes(device)
+    available = memory_bytes(device)
     for stage in stages_of(config):
-        memory = memory_of(config, stage, num_gpus, autocast=autocast)
-        needed = (memory.recomputing if config.model.recompute else memory.keeping).total
+        needed = _needed_bytes(config, stage, num_gpus, device)
         if needed > FREE_SHARE * available:
             raise InputError(
                 f"the rate can't be measured here: a {stage} step takes about {needed / GIB:.0f} GiB and {device} has "
@@ -93,11 +106,57 @@ def _check_possible(config: RunConfig, num_gpus: int, device: torch.device, *, a
             )
 
 
+def _needed_bytes(config: RunConfig, stage: Stage, num_gpus: int, device: torch.device) -> int:
+    memory = memory_of(config, stage, num_gpus, autocast=uses_autocast(config, device))
+    return (memory.recomputing if config.model.recompute else memory.keeping).total
+
+
 def memory_bytes(device: torch.device) -> int:
-    """All memory of a device."""
+    """All memory of a device; on a CPU what this process may have of it."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_memory_limits()])
+
+
+def _memory_limits() -> Iterator[int]:
+    for path in MEMORY_LIMITS:
+        # "max" where there is no limit, and no file without the controller
+        with suppress(OSError, ValueError):
+            yield int(path.read_text())
+
+
+def small_enough(config: RunConfig, device: torch.device) -> RunConfig:
+    """The configuration made smaller until a step fits into the memory and, on a CPU, takes a second or so.
+
+    Batches are halved, and from batches of two on the model of both stages: its blocks, then its frames. Its width
+    stays, and so about the same FLOP/s are reached.
+    """
+    # Compiling takes longer than the trial.
+    config = config.model_copy(update={"compile": "off"})
+    for stage in stages_of(config):
+        while not _is_easy(config, stage, device) and (smaller := _halved(config, stage)) is not None:
+            config = smaller
+    return config
+
+
+def _is_easy(config: RunConfig, stage: Stage, device: torch.device) -> bool:
+    quick = device.type != "cpu" or flops_of(config, stage, 1).hardware <= DRY_RUN_FLOPS_PER_STEP
+    return quick and _needed_bytes(config, stage, 1, device) <= FREE_SHARE * memory_bytes(device)
+
+
+def _halved(config: RunConfig, stage: Stage) -> RunConfig | None:
+    """With half of a stage's batch or, where that is small, of the blocks or the frames; None: nothing is left."""
+    optimiser, model = config.optimiser_of(stage), config.model
+    if optimiser.batch_size > MIN_BATCH_SIZE:
+        size = max(optimiser.batch_size // 2, MIN_BATCH_SIZE)
+        smaller = optimiser.model_copy(update={"batch_size": size})
+        section = getattr(config, stage).model_copy(update={"optimiser": smaller})
+        return config.model_copy(update={stage: section})
+    if model.depth > 1:
+        return config.model_copy(update={"model": model.model_copy(update={"depth": model.depth // 2})})
+    if model.num_frames > MIN_FRAMES:
+        return config.model_copy(update={"model": model.model_copy(update={"num_frames": model.num_frames // 2})})
+    return None
 
 
 def measured_rate(config: RunConfig, num_gpus: int, device: torch.device) -> Rate:

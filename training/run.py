@@ -90,14 +90,14 @@ def open_run(stores: Sequence[Store], config: RunConfig, folder: Path, device: t
         )
     split = choose_split(store, config.data, config.seed)
     sources = make_sources(stores, split)
-    _check_sources(sources, config)
+    check_sources(sources, config)
     config = _resolved(sources, config, device)
     with ExitStack() as opened:
         on_first(lambda: opened.enter_context(claimed(folder, stores, config, device)))
         yield Run(sources, config, split, folder, choose_machine(config, device))
 
 
-def _check_sources(sources: Sequence[Source], config: RunConfig) -> None:
+def check_sources(sources: Sequence[Source], config: RunConfig) -> None:
     """Refuses now what a stage would refuse after hours."""
     distill = config.distill
     if config.multissl.optimiser.epochs > 0:

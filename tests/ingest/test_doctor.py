@@ -90,7 +90,8 @@ def runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_youtube_needs_a_runtime_that_is_new_enough(runtimes: Any) -> None:
     runtimes("node", "v20.20.2")
     finding = doctor.examine_javascript()
-    assert finding.status is Status.MISSING
+    # Who fetches nothing from YouTube can do without.
+    assert finding.status is Status.WARNING
     assert finding.found.startswith("no deno (>= 2.3.0), node 20.20.2 (needs 22.0.0), no bun (>= ")
     assert "yt-dlp[default,deno]" in finding.remedy
 
@@ -101,13 +102,20 @@ def test_youtube_needs_the_scripts_too(runtimes: Any, packages: Any, monkeypatch
     packages("yt-dlp-ejs", "0.0.1")
     finding = doctor.examine_javascript()
     expected = f"deno 2.9.8, node 24.1.0, but yt-dlp-ejs 0.0.1 (needs {vendor.VERSION})"
-    assert (finding.status, finding.found) == (Status.MISSING, expected)
+    assert (finding.status, finding.found) == (Status.WARNING, expected)
     shutil.rmtree(Path(sys.path[0]))
     packages("yt-dlp-ejs", vendor.VERSION)
     finding = doctor.examine_javascript()
     assert finding == Finding(finding.name, Status.OK, f"deno 2.9.8, node 24.1.0, yt-dlp-ejs {vendor.VERSION}")
     monkeypatch.setattr(doctor, "_version_of", lambda package: None)
     assert "but yt-dlp-ejs is missing" in doctor.examine_javascript().found
+
+
+def test_a_yt_dlp_that_cant_say_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yt_dlp.globals", None)
+    finding = doctor.examine_javascript()
+    assert finding.status is Status.WARNING
+    assert finding.found.startswith("yt-dlp can't tell what it needs: ")
 
 
 def test_a_decoder_that_decodes_wrongly_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +151,9 @@ def test_little_room_is_a_warning_and_none_is_missing(tmp_path: Path, monkeypatc
         (900_000_000, Status.MISSING),
     ):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: shutil._ntuple_diskusage(free, 0, free))
-        assert doctor.examine_disk(str(tmp_path)).status is status
+        finding = doctor.examine_disk(str(tmp_path))
+        assert finding.status is status
+        assert f"shards of {free // 274_432:,} clips" in finding.found  # docs/scale.md, measured on real shards
     monkeypatch.undo()
     assert f" at {Path(os.environ.get('TMPDIR', '/tmp'))}" in doctor.examine_disk("s3://bucket/x").found
 

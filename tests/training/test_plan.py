@@ -1,24 +1,21 @@
 """The plan of a run: its arithmetic, its rates, the command, and mistakes told in one line."""
 
-import io
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from ingest.tarwriter import TarWriter
 from manifests.errors import InputError
-from manifests.geometry import FbankSpec, HogSpec
+from manifests.geometry import FbankSpec
 from training import rates
 from training.config import RunConfig, load_config
 from training.flops import distill_flops, multissl_flops, multissl_parameters, student_parameters
 from training.gpus import DEVICES
-from training.plan import Plan, Rate, bytes_per_clip, make_plan
+from training.plan import Plan, Rate, make_plan
 from training.rates import RateWish, choose_rate
 from training.steptrial import Trial, TrialSizes, measure_step
 
@@ -32,8 +29,10 @@ def base(*changes: str) -> RunConfig:
     return load_config("base", list(changes))
 
 
-def plan_of(config: RunConfig, *, clips: int = 256_000, iterations: int = 1, gpus: int = 1) -> Plan:
-    return make_plan(config, clips, iterations, gpus, RATE, autocast=True)
+def plan_of(
+    config: RunConfig, *, clips: int = 256_000, iterations: int = 1, gpus: int = 1, stored: FbankSpec | None = None
+) -> Plan:
+    return make_plan(config, clips, iterations, gpus, RATE, autocast=True, stored=stored)
 
 
 def test_hours_by_hand() -> None:
@@ -70,6 +69,8 @@ def test_the_own_teacher_is_one_forward_pass_from_the_second_iteration_on() -> N
     short = plan_of(base("model.num_frames=256"), iterations=2).stages[3]
     at_256 = distill_flops(base("model.num_frames=256").model, config.distill, 1, 527, 768).forward
     assert short.flops == 4 * 256_000 * at_256  # four windows of a stored clip
+    stored = plan_of(base("model.num_frames=256"), iterations=2, stored=FbankSpec(num_frames=512)).stages[3]
+    assert stored.flops == 2 * 256_000 * at_256
 
 
 def test_a_stage_without_epochs_costs_nothing() -> None:
@@ -92,19 +93,11 @@ def test_recomputing_changes_hours_and_what_fits() -> None:
 def test_disk() -> None:
     made = plan_of(base("distill.teacher=beats"), clips=1000, iterations=2)
     assert made.disk.shards == 1000 * 274_432  # docs/scale.md, measured on real shards
+    short = plan_of(base("model.num_frames=256"), clips=1000, stored=FbankSpec(num_frames=256))
+    assert short.disk.shards == 1000 * 70_656  # headers included: fbank 66,560, HOG 3,072, JSON 1,024
     assert made.disk.teacher_caches == 1000 * 768 * 2
     weights = multissl_parameters(base().model) + student_parameters(base().model, 527, 768)
     assert made.disk.checkpoints == 2 * 16 * weights
-
-
-@pytest.mark.parametrize("num_frames", [256, 512, 1024])
-def test_bytes_per_clip_are_those_of_a_tar(num_frames: int) -> None:
-    buffer = io.BytesIO()
-    writer = TarWriter(buffer)
-    writer.add_array("key.fbank.npy", np.zeros((num_frames, 128), np.float16))
-    writer.add_array("key.hog.npy", np.zeros((num_frames // 16, 8, 9), np.float16))
-    writer.add("key.json", b"{}")
-    assert bytes_per_clip(FbankSpec(num_frames=num_frames), HogSpec()) == writer.size
 
 
 def test_a_rate_from_a_peak() -> None:
@@ -112,6 +105,8 @@ def test_a_rate_from_a_peak() -> None:
     assert (known.of("multissl"), known.of("teacher"), known.memory_bytes) == (494.5e12, 494.5e12, 139 * 2**30)
     other = choose_rate(base(), RateWish(tflops_per_s=200, mfu=0.25), 1, CPU)
     assert (other.of("distill"), other.memory_bytes, other.is_measured) == (50e12, None, False)
+    exact = choose_rate(base("precision=float32"), RateWish(tflops_per_s=67), 1, CPU)
+    assert exact.of("multissl") == 33.5e12
 
 
 def test_a_measured_rate(monkeypatch: pytest.MonkeyPatch, config: RunConfig) -> None:
@@ -154,6 +149,10 @@ def test_a_trial_trains(config: RunConfig) -> None:
         (("--clips", "10", "--iter", "1", "--device-name", "abacus"), "'abacus' is not known; known are b200, h200"),
         (("--clips", "10", "--iter", "1", *H200, "--mfu", "1.2"), r"--mfu 1\.2 is no share"),
         (("--clips", "10", "--iter", "1", *H200, "--measure"), "--device-name and --measure say the same"),
+        (
+            ("--clips", "10", "--iter", "1", *H200, "--set", "precision=float32"),
+            "--device-name h200 stands for its 16-bit peak, .* give the device's float32 peak as --tflops-per-s",
+        ),
         (("--clips", "10", "--iter", "1", "--tflops-per-s", "0"), "--tflops-per-s 0 is no rate"),
         (("--clips", "10", "--iter", "1", "--preset", "demo", "--mfu", "0.4"), "--mfu is a share of a peak"),
     ],
