@@ -46,6 +46,8 @@ class FFmpegSource:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._recent: deque[Block] = deque()
+        # What is decoded before this sample is not right yet.
+        self._right_from = 0
         self._running: Iterator[Block] = iter(())
         self._open()
         stream = self._stream
@@ -98,7 +100,8 @@ class FFmpegSource:
     def _blocks_for(self, start: int) -> Iterator[Block]:
         """Mono blocks, of which the first begins at `start` or before, unless the stream itself begins later."""
         is_seekable = self._container.format.name not in UNSEEKABLE_FORMATS
-        if self._recent and self._recent[0][0] <= start and (start <= _end(self._recent[-1]) or not is_seekable):
+        is_kept = self._recent and max(self._recent[0][0], self._right_from) <= start
+        if is_kept and (start <= _end(self._recent[-1]) or not is_seekable):
             yield from list(self._recent)
             yield from self._go_on()
             return
@@ -113,14 +116,14 @@ class FFmpegSource:
             except (av.error.FFmpegError, DecoderError):
                 first = None
             if first and first[0] <= start:
-                self._running = chain([first], blocks)
+                self._running, self._right_from = chain([first], blocks), start
                 yield from self._go_on()
                 return
         # Without an index, past the end or by wrong time stamps FFmpeg lands anywhere.
         if self._is_moved:
             self.close()
             self._open()
-        self._running = self._blocks(first_s=0.0)
+        self._running, self._right_from = self._blocks(first_s=0.0), 0
         yield from self._go_on()
 
     def _go_on(self) -> Iterator[Block]:

@@ -1,5 +1,6 @@
 """Commands answer --help and complete words at once: what is slow to import, or not theirs, isn't imported by then."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -30,3 +31,26 @@ def test_a_command_starts_without_what_it_may_not_need(name: str) -> None:
 def test_the_trainer_never_imports_what_fetches_and_decodes() -> None:
     modules = "training.run, training.iterations, training.evaluate, training.ensemble, training.finetune"
     assert imported_by(f"import {modules}") & {"ray", "av", "yt_dlp"} == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("training pre", ["predict"]),
+        ("training predict --mod", ["--model"]),
+        ("featurestore build", ["build-teacher"]),
+        ("ingest audioset --sour", ["--source"]),
+    ],
+)
+def test_a_shell_completes_words(words: str, completed: list[str]) -> None:
+    program = words.split()[0]
+    asked = {
+        f"_{program.upper()}_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    code = f"import sys; sys.argv = ['{program}']; from {program}.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == completed
