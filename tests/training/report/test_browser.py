@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -111,7 +110,7 @@ def test_two_runs_wide_and_narrow(make_run: Callable[..., Path], tmp_path: Path,
     assert (said["pictures"], said["drawn"]) == ("24", "24")
 
 
-def test_a_hundred_thousand_steps_are_quick(tmp_path: Path, browse: Browse) -> None:
+def test_a_hundred_thousand_steps_are_a_small_page(tmp_path: Path, browse: Browse) -> None:
     """Points stand for 200 steps each, with a band of their extremes: the one peak is in it."""
     run = tmp_path / "run"
     run.mkdir()
@@ -121,9 +120,7 @@ def test_a_hundred_thousand_steps_are_quick(tmp_path: Path, browse: Browse) -> N
             line = {"stage": "iter1/multissl", "step": step, "loss": 99.0 if step == peak else 1.0 + step % 3}
             file.write(json.dumps(line) + "\n")
     (run / "config.json").write_text("{}")
-    started = time.perf_counter()
     page = write_report([run], tmp_path / "out", ReportOptions()).page
-    assert time.perf_counter() - started < 10
     assert page.stat().st_size < 120_000
     data = json.loads(page.read_text().partition('id="data">')[2].partition("</script>")[0])
     curve = data["tabs"][0]["lines"][0]["curves"]["loss"]
