@@ -286,7 +286,8 @@ def test_a_mistake_is_one_line_where_a_library_says_more(featurestore: Command, 
     assert_error(featurestore("info", store_copy), r"manifest\.parquet is not a readable manifest .* run the ingest")
 
 
-def test_wrong_options(featurestore: Command) -> None:
+def test_wrong_options(featurestore: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no store to be found
     assert featurestore("build-teacher").status == 2
     assert featurestore("inspect").status == 2
     assert featurestore("--help").status == 0
