@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from featurestore.cliptable import clip_table
 from featurestore.keyindex import KEYS_A_PIECE, KeyIndex
 from featurestore.sample import Sample, read_sample
-from featurestore.splits import DEFAULT_HOLDOUT_SHARE, Split, hold_out, require_fold, require_split
+from featurestore.splits import DEFAULT_HOLDOUT_SHARE, Split, hold_out, require_part
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.towebdataset import webdataset_of
@@ -164,10 +164,7 @@ class OpenStore(Store):
     def _part(self, rows: NDArray[np.int64] | None, split: str | None, fold: int | None) -> NDArray[np.int64]:
         if rows is not None and (split is not None or fold is not None):
             raise InputError("rows are given, and a split or fold as well; choose one")
-        if split is not None:
-            require_split(self, split)
-        if fold is not None:
-            require_fold(self, fold)
+        require_part(self, split, fold)
         return self.rows(split=split, fold=fold) if rows is None else self._checked(rows)
 
     def _checked(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.splits import require_fold, require_split
+from featurestore.splits import require_part
 from featurestore.store import Store
 from manifests.errors import InputError
 from manifests.tables import read_text
@@ -28,10 +28,7 @@ def choose_rows(
 
     Raises InputError for a label, key, split or fold that the store doesn't have.
     """
-    if split is not None:
-        require_split(store, split)
-    if fold is not None:
-        require_fold(store, fold)
+    require_part(store, split, fold)
     rows = store.rows(split=split, fold=fold, asked=True)
     if labels:
         rows = rows[np.isin(rows, _rows_of_labels(store, [_label_id(store, label) for label in labels]))]

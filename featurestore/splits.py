@@ -76,6 +76,14 @@ def require_fold(store: Store, fold: int) -> None:
         raise InputError(f"{store.location} has no fold {fold}; it has: {folds}")
 
 
+def require_part(store: Store, split: str | None, fold: int | None) -> None:
+    """Raises InputError unless the store has the split and the fold, of those that are given."""
+    if split is not None:
+        require_split(store, split)
+    if fold is not None:
+        require_fold(store, fold)
+
+
 def _by_split(store: Store, name: str) -> Split:
     require_split(store, name)
     held_out, all_rows = store.rows(split=name), store.rows()

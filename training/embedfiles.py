@@ -88,7 +88,7 @@ def write_embeddings(
     with open_parts(out, {"what": "embeddings", **embedding.about}, files) as parts:
         parts.write(files, hear, lambda path: _open_part(path, embedding), began(parts))
         place = parts.empty_place(f"result{out.suffix}")
-        if out.suffix == ZARR:
+        if out.suffix.lower() == ZARR:
             num_rows = write_zarr(place, parts.paths(), embedding.about)
             if out.exists():
                 out.replace(parts.empty_place("replaced"))

@@ -17,7 +17,7 @@ def check_out(out: Path, suffixes: Sequence[str]) -> None:
     """
     if out.suffix.lower() not in suffixes:
         raise InputError(f"--out {out} ends with none of {', '.join(suffixes)}, which say what is written")
-    if out.suffix != ZARR or not out.exists():
+    if out.suffix.lower() != ZARR or not out.exists():
         check_outfile(out)
     elif not _is_embeddings(out):
         raise InputError(f"{out} holds something else than embeddings of `training embed`; name another --out")
