@@ -25,6 +25,8 @@ FFMPEG_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(FFM
 LEAD_S = 1.0
 # After a seek the time stamps are wrong in these, by up to a second: they are decoded from their start.
 UNSEEKABLE_FORMATS = frozenset({"ogg", "ac3", "eac3"})
+# In these a length is what the header says; in others FFmpeg guesses it, or takes the last time stamp.
+TELLING_FORMATS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "aiff", "flac", "tta", "w64", "wav", "wv"})
 # What codecs drop at a stream's start may be missing in its time stamps: only a longer gap is silence, but not one of
 # hours.
 MIN_GAP_S, MAX_GAP_S = 0.05, 3600.0
@@ -60,6 +62,13 @@ class FFmpegSource:
         elif self._container.duration is not None:
             duration_s = self._container.duration / av.time_base
         self.info = AudioInfo(stream.codec_context.name, stream.sample_rate, stream.channels, duration_s)
+        self.told_s = self._told_s(duration_s) if self._container.format.name in TELLING_FORMATS else None
+
+    def _told_s(self, duration_s: float | None) -> float | None:
+        if duration_s is None or self._stream.duration is not None:
+            return duration_s
+        # The container's length may be that of its pictures, and Matroska's counts from 0 wherever its clock starts.
+        return self._since_start_s(duration_s) if len(self._container.streams) == 1 else None
 
     def _open(self) -> None:
         # The prefix keeps a file named like a URL or a device from being opened as one.

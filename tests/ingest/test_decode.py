@@ -1,5 +1,6 @@
 """Files of every format to 16 kHz mono: right pitch, level, length and place, or a typed reason."""
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from av.container import OutputContainer
 from numpy.typing import NDArray
 
 from ingest.decode import AudioInfo, decode, open_audio
@@ -24,6 +26,7 @@ SOUNDFILE_FORMATS = {
     "float.wav": ("FLOAT", 1e-3),
     "flac": ("PCM_16", 1e-3),
     "aiff": ("PCM_16", 1e-3),
+    "w64": ("PCM_16", 1e-3),
     "ogg": ("VORBIS", 0.05),
     "mp3": ("MPEG_LAYER_III", 0.05),
 }
@@ -55,6 +58,14 @@ def write_ffmpeg(path: Path, samples: NDArray[np.float64], codec: str, rate_hz: 
         frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout)
         frame.sample_rate, frame.time_base, frame.pts = rate_hz, Fraction(1, rate_hz), round(first_s * rate_hz)
         container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+def mux_pcm(container: OutputContainer, stream: av.AudioStream, duration_s: float) -> None:
+    for first in range(0, round(duration_s * RATE_HZ), 1000):
+        frame = av.AudioFrame.from_ndarray(np.full((1, 1000), 1000, np.int16), "s16", "mono")
+        frame.sample_rate, frame.time_base, frame.pts = RATE_HZ, Fraction(1, RATE_HZ), first
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
 
 
 def write(path: Path, samples: NDArray[np.float64], rate_hz: int) -> None:
@@ -311,21 +322,69 @@ def outcome(path: Path) -> Waveform | Reason:
         return error.reason
 
 
-@pytest.mark.parametrize("suffix", ["16.wav", "flac", "ogg", "m4a", "webm", "mkv"])
-def test_a_file_cut_in_the_middle_gives_its_first_part_or_a_reason(tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", ["16.wav", "aiff", "w64", "mp3", "flac", "m4a", "webm", "mkv"])
+def test_a_file_cut_in_the_middle_has_no_more_than_its_first_part(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     rate_hz = FFMPEG_FORMATS.get(suffix, ("", 44_100))[1]
-    write(path, sweep(4.0, rate_hz), rate_hz)
+    write(path, sweep(6.0, rate_hz), rate_hz)
     whole, content = read(path), path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    part = outcome(path)
-    if isinstance(part, Reason):
-        assert (suffix, part) in {("flac", Reason.DECODE), ("m4a", Reason.NOT_AUDIO)}
-        return
-    # In a cut Vorbis file libsndfile may find no sample at all: the ledger then says too_short.
-    assert (0.4 if suffix != "ogg" else 0) <= part.size / whole.size < 0.6
+    reason, detail = reason_of(path)
+    assert reason is (Reason.NOT_AUDIO if suffix == "m4a" else Reason.DECODE)
+    if suffix not in ("m4a", "flac"):
+        assert re.fullmatch(
+            r"no sound from (2\.[4-9]|3\.[0-6]) s on, and its header tells of 6\.[01] s: the file was cut off", detail
+        )
+    if suffix != "m4a":
+        np.testing.assert_allclose(read(path, 0.0, 1.0), whole[:16_000], atol=0.1 * LEVEL)
+
+
+def test_a_cut_recording_whose_index_is_in_front(tmp_path: Path) -> None:
+    path = tmp_path / "a.mov"
+    with av.open(path, "w", options={"movflags": "+faststart"}) as container:
+        mux_pcm(container, container.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono"), 4.0)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    reason, detail = reason_of(path)
+    assert reason is Reason.DECODE
+    assert detail.endswith("and its header tells of 4.0 s: the file was cut off")
+
+
+def test_a_cut_vorbis_file_gives_its_first_part(tmp_path: Path) -> None:
+    # Only its last page would tell its length.
+    path = tmp_path / "a.ogg"
+    write(path, sweep(4.0, 44_100), 44_100)
+    whole, content = read(path), path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    part = read(path)
+    assert part.size < 0.6 * whole.size
     inner = slice(0, max(0, part.size - 2000))
     np.testing.assert_allclose(part[inner], whole[inner], atol=0.1 * LEVEL)
+
+
+@pytest.mark.parametrize("told", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
+def test_a_wav_from_a_pipe_tells_no_length(tmp_path: Path, told: int) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(2.0, RATE_HZ), RATE_HZ)
+    content = bytearray(path.read_bytes())
+    size_at = content.index(b"data") + 4
+    content[4:8] = content[size_at : size_at + 4] = told.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert read(path).size == 2 * RATE_HZ
+
+
+def test_a_video_longer_than_its_sound_is_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(path, "w") as container:
+        pictures = container.add_stream("mpeg4", rate=10)
+        pictures.width = pictures.height = 32
+        pictures.pix_fmt = "yuv420p"
+        stream = container.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono")
+        for _ in range(50):
+            container.mux(pictures.encode(av.VideoFrame(32, 32, "yuv420p")))
+        container.mux(pictures.encode(None))
+        mux_pcm(container, stream, 2.0)
+    assert read(path).size == 2 * RATE_HZ
 
 
 @pytest.mark.parametrize("suffix", ["flac", "ogg", "m4a", "webm", "mkv"])
