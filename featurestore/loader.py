@@ -17,15 +17,6 @@ from manifests.errors import InputError
 NUM_SHARDS_AHEAD = 4
 
 
-@dataclass(frozen=True, slots=True)
-class LoaderState:
-    """All that a loader needs to go on where it was: it resumes in constant time."""
-
-    fingerprint: str
-    seed: int
-    step: int
-
-
 @dataclass(frozen=True)
 class Part:
     """What a mixed loader takes from one store: the member of its batches, and the order of its clips."""
@@ -61,21 +52,6 @@ class MixedLoader:
         self._source = BatchSource([part.member for part in parts])
         self._mix = StreamMix(proportions, seed)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
-        fingerprints = [part.member.store.snapshot.fingerprint for part in parts]
-        self._seed, self._fingerprint = seed, "+".join(fingerprints)
-
-    def state(self, step: int) -> LoaderState:
-        """The state before `step`."""
-        return LoaderState(self._fingerprint, self._seed, step)
-
-    def resume(self, state: LoaderState, num_steps: int | None = None) -> Iterator[Batch]:
-        """The batches from a state on. Raises InputError for the state of another order."""
-        if (state.fingerprint, state.seed) != (self._fingerprint, self._seed):
-            raise InputError(
-                f"the loader's state is of a store with fingerprint {state.fingerprint[:12]} and of seed {state.seed}; "
-                f"this loader reads {self._fingerprint[:12]} with seed {self._seed}"
-            )
-        return self.batches(state.step, num_steps)
 
     def batches(self, start_step: int = 0, num_steps: int | None = None) -> Iterator[Batch]:
         """The batches of steps start_step, start_step + 1, ...; without end where `num_steps` is None."""

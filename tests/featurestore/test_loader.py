@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from featurestore.batches import Batch
 from featurestore.build import build_cache, build_teacher
 from featurestore.cacheplan import CacheOptions, plan_cache
-from featurestore.loader import Loader, LoaderState, sequential_batches
+from featurestore.loader import Loader, sequential_batches
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.teacherpool import InProcess
@@ -171,23 +171,11 @@ def test_two_readers_of_one_loader_at_a_time(finished_store: Store, fbanks: Arra
         assert_right(other, finished_store, fbanks, hogs)
 
 
-def test_a_state_resumes_where_it_was(finished_store: Store) -> None:
+def test_a_new_loader_goes_on_where_another_was(finished_store: Store) -> None:
     rows = finished_store.rows(split="train")
-    loader = Loader(finished_store, rows, 4, seed=5)
-    uninterrupted = list(loader.batches(num_steps=9))
-    state = loader.state(6)
-    assert state == LoaderState(finished_store.snapshot.fingerprint, seed=5, step=6)
-    resumed = list(Loader(finished_store, rows, 4, seed=5).resume(state, num_steps=3))
+    uninterrupted = list(Loader(finished_store, rows, 4, seed=5).batches(num_steps=9))
+    resumed = list(Loader(finished_store, rows, 4, seed=5).batches(6, num_steps=3))
     assert all(same(one, other) for one, other in zip(uninterrupted[6:], resumed, strict=True))
-
-
-def test_a_state_of_another_order_is_refused(finished_store: Store) -> None:
-    loader = Loader(finished_store, finished_store.rows(), 4, seed=5)
-    here = finished_store.snapshot.fingerprint
-    with pytest.raises(InputError, match=rf"fingerprint {here[:12]} and of seed 4; this loader reads .* with seed 5"):
-        loader.resume(LoaderState(here, 4, 0))
-    with pytest.raises(InputError, match=r"state is of a store with fingerprint 0123 and of seed 5"):
-        loader.resume(LoaderState("0123", 5, 0))
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
