@@ -364,7 +364,7 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_vit_of_timms_own(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     sizes = {"patch_size": 16, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": NUM_HEADS, "init_values": 0.5}
-    vit = timm.models.VisionTransformer(img_size=128, num_classes=0, class_token=False, global_pool="avg", **sizes)
+    vit = timm.models.VisionTransformer(img_size=128, num_classes=0, class_token=False, global_pool="", **sizes)
     vit.pos_embed.data.copy_(rand(1, 1, WIDTH).expand(1, 64, -1))
     aft = fresh()
     initialise_aft(aft, written(vit.state_dict(), tmp_path))
