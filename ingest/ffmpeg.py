@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -20,6 +21,8 @@ FFMPEG_FORMATS = (
     *("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dts", "eac3", "flac", "flv", "loas", "matroska"),
     *("mov", "mp3", "mpeg", "mpegts", "ogg", "tta", "w64", "wav", "wv"),
 )
+# From version 19 on PyAV reads tags of any encoding, and doesn't know the option.
+TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 FFMPEG_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": ",".join(FFMPEG_FORMATS)}
 # Decoding begins so much before the part wanted: a codec needs some packets before its output is right.
 LEAD_S = 1.0
@@ -73,7 +76,7 @@ class FFmpegSource:
     def _open(self) -> None:
         # The prefix keeps a file named like a URL or a device from being opened as one.
         with _own_errors():
-            self._container = av.open(f"file:{self._path}", options=FFMPEG_OPTIONS, metadata_errors="replace")
+            self._container = av.open(f"file:{self._path}", options=FFMPEG_OPTIONS, **TAGS)
         self._is_moved = False
         try:
             self._stream = _first_known(self._container)

@@ -1,6 +1,7 @@
 """Source files: where a clip's lies, and what tells one from another. Needs no decoder."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from ingest.ledger import ClipError, Reason
@@ -9,10 +10,10 @@ from ingest.ledger import ClipError, Reason
 def source_path(root: Path, source: str) -> Path:
     """Where a clip's file lies. Raises ClipError when `source` would leave `root`."""
     try:
-        path = (root / source).resolve()
-        inside = path.is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a ring of links, a NUL
-        raise ClipError(Reason.UNREADABLE, "its links lead in a circle, or its path is not possible") from error
+        path = Path(os.path.realpath(root / source))
+        inside = path.is_relative_to(os.path.realpath(root))
+    except (OSError, ValueError) as error:  # a name that is too long, a NUL
+        raise ClipError(Reason.UNREADABLE, "its path is not possible") from error
     if not inside:
         raise ClipError(Reason.UNREADABLE, "the path leaves the corpus's folder")
     return path

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -245,7 +246,7 @@ def _with_keys(entries: Sequence[_Entry]) -> list[Clip]:
 
 
 def _automatic_key(clip: Clip) -> str:
-    key = _safe(str(PurePosixPath(clip.source).with_suffix("")))
+    key = _safe(posixpath.splitext(clip.source)[0])
     return f"{key}_{clip.start_ms or 0:09d}" if _is_cut(clip) else key
 
 

@@ -151,8 +151,9 @@ def source_within(root: Path, name: str) -> str | None:
     """`name` as a tidy path relative to the resolved folder `root`; None when it leads out of it, by a link too."""
     try:
         source = Path(os.path.relpath(root / name, root))
-        inside = ".." not in source.parts and (root / source).resolve().is_relative_to(root)
-    except (OSError, RuntimeError, ValueError):  # a ring of links, or a NUL in the name
+        # Of a ring of links it goes as far as it can, where resolve() raises or doesn't, by Python's version.
+        inside = ".." not in source.parts and Path(os.path.realpath(root / source)).is_relative_to(root)
+    except (OSError, ValueError):  # a NUL in the name
         return None
     return source.as_posix() if inside else None
 

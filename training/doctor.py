@@ -48,8 +48,8 @@ def examine(wish: Wish, *, with_trial: bool = True) -> Iterator[Finding]:
     """The findings, as they come. With a trial, the last ones are a dry run's, of twenty seconds or so."""
     yield examine_versions()
     yield examine_device(wish.device)
-    if wish.device.type == "cuda":
-        yield examine_compiler(wish.config)
+    if wish.device.type == "cuda" or wish.config.compile == "on":
+        yield examine_compiler(wish.config, wish.device)
     if wish.config.initialise != RANDOM:
         yield examine_start(wish.config)
     num_clips, reads_per_s = wish.num_clips, None
@@ -97,14 +97,16 @@ def examine_device(device: torch.device) -> Finding:
     return Finding("device", Status.OK, f"CPU ({memory}); no GPU: presets demo, tiny and small are for this")
 
 
-def examine_compiler(config: RunConfig) -> Finding:
-    """What torch.compile needs beside torch."""
+def examine_compiler(config: RunConfig, device: torch.device) -> Finding:
+    """What torch.compile needs beside torch: for Triton's kernels a C compiler, for a CPU's a C++ compiler."""
     if config.compile == "off":
         return Finding("torch.compile", Status.OK, "off")
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc") or shutil.which("clang")
+    language, variable, names = ("C", "CC", ("gcc", "clang")) if device.type == "cuda" else ("C++", "CXX", ("g++",))
+    compiler = os.environ.get(variable) or next(filter(None, map(shutil.which, names)), None)
     if compiler is None:
-        remedy = "install gcc, or --set compile=off"
-        return Finding("torch.compile", Status.MISSING, "no C compiler, which it needs at its first step", remedy)
+        remedy = f"install {names[0]}, or --set compile=off"
+        found = f"no {language} compiler, which it needs at its first step"
+        return Finding("torch.compile", Status.MISSING, found, remedy)
     return Finding("torch.compile", Status.OK, f"{compiler}")
 
 

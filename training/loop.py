@@ -27,6 +27,7 @@ from training.parallel import (
     Parallel,
     WholeNetwork,
     compile_blocks,
+    compile_failures,
     distribute,
     load_optimiser_state,
     whole_optimiser_state,
@@ -192,10 +193,11 @@ class _Trainer:
         """The losses, and their gradients in the network."""
         plan = self._plan
         try:
-            with self._autocast():
+            with self._autocast(), compile_failures():
                 terms: dict[str, Tensor] = self._module(inputs, generator)
             self._optimiser.zero_grad()
-            terms["loss"].backward()  # type: ignore[no-untyped-call]
+            with compile_failures():
+                terms["loss"].backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"{plan.name}: the device's memory is too small for batches of {plan.optimiser.batch_size}; set a "

@@ -1,19 +1,23 @@
 """A stage's network over several processes (DDP or FSDP2), and its whole state from and to every one of them."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from manifests.errors import InputError, first_line
 from training.distributed import world_size
 from training.inputs import Inputs
 from training.model.transformer import Block
 
 Losses = Callable[[Inputs, torch.Generator], dict[str, Tensor]]
 Parallel = Literal["ddp", "fsdp"]
+# Their errors have no public base class.
+COMPILERS = ("torch._dynamo.", "torch._inductor.")
 
 
 class LossModule(nn.Module):
@@ -33,6 +37,20 @@ def compile_blocks(network: nn.Module) -> None:
     for part in network.modules():
         if isinstance(part, Block):
             part.compile()
+
+
+@contextmanager
+def compile_failures() -> Iterator[None]:
+    """Turns what torch.compile raises, at the first step of each shape, into an InputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(COMPILERS):
+            raise
+        raise InputError(
+            f"torch.compile can't compile the transformer here ({first_line(error)}); see `training doctor`, or --set "
+            "compile=off"
+        ) from error
 
 
 def distribute(network: nn.Module, losses: Losses, parallel: Parallel, autocast: torch.dtype | None) -> nn.Module:

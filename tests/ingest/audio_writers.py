@@ -19,6 +19,7 @@ Samples = NDArray[np.float64]  # (num_samples, num_channels)
 RATE_HZ = 44_100
 LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 6: "5.1", 8: "7.1"}
 NUM_PARTIALS = 40
+AMR = "libopencore_amrnb"  # which not every build of FFmpeg has
 # An 8 kHz file holds no more than the lower, a 16 kHz file all.
 NARROW_HZ, WIDE_HZ = 3400.0, 7000.0
 
@@ -129,6 +130,15 @@ def mux(
             container.mux(picture.encode(None))
         for stream, track in zip(streams, tracks, strict=True):
             container.mux([*stream.encode(_frame(track)), *stream.encode(None)])
+
+
+def can_encode(codec: str) -> bool:
+    """Whether this build of FFmpeg has the encoder."""
+    try:
+        av.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return True
 
 
 def _add_stream(container: av.container.OutputContainer, track: Track) -> av.AudioStream:

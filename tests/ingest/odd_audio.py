@@ -10,6 +10,7 @@ import soundfile
 
 from ingest.ledger import Reason
 from tests.ingest.audio_writers import (
+    AMR,
     EXACT,
     LOSSY,
     RATE_HZ,
@@ -17,6 +18,7 @@ from tests.ingest.audio_writers import (
     SPEECH,
     Case,
     Track,
+    can_encode,
     fmt,
     id3,
     mux,
@@ -98,8 +100,10 @@ def sample_formats(folder: Path) -> Iterator[Case]:
 def containers(folder: Path) -> Iterator[Case]:
     """What FFmpeg alone reads. Where no header tells how much an encoder puts in front, the sound comes later."""
     wide = sound(1.0)
-    low = Track(sound(1.0, 8_000), "libopencore_amrnb", 8_000, bit_rate=12_200)
+    low = Track(sound(1.0, 8_000), AMR, 8_000, bit_rate=12_200)
+    amr = [("amr.amr", low, "amr", 40), ("amr.3gp", low, None, 0)] if can_encode(AMR) else []
     for name, track, form, late in (
+        *amr,
         ("aac.m4a", Track(wide, "aac"), None, 0),
         ("alac.m4a", Track(wide, "alac"), None, 0),
         ("ac3.mkv", Track(wide, "ac3"), None, 0),
@@ -114,11 +118,9 @@ def containers(folder: Path) -> Iterator[Case]:
         ("aac.flv", Track(wide, "aac"), None, 1024),
         ("mp3.asf", Track(wide, "libmp3lame"), "asf", 1105),
         ("wma.wma", Track(wide, "wmav2", bit_rate=96_000), "asf", 2048),
-        ("amr.amr", low, "amr", 40),
-        ("amr.3gp", low, None, 0),
     ):
         mux(folder / f"in_{name}", track, form=form)
-        kind = {"wmav2": ROUGH, "libopencore_amrnb": SPEECH}.get(track.codec, LOSSY)
+        kind = {"wmav2": ROUGH, AMR: SPEECH}.get(track.codec, LOSSY)
         yield Case(f"in_{name}", (), track.rate_hz, tolerance=kind, sound_s=-late / track.rate_hz, narrow=track is low)
 
 

@@ -100,7 +100,8 @@ def test_a_path_stays_in_its_root(tmp_path: Path) -> None:
     assert source_within(root, "sub/../sub//a.wav") == "sub/a.wav"
     assert source_within(root, str(root / "a.wav")) == "a.wav"
     assert source_within(root, "..a.wav") == "..a.wav"
-    for name in ("../a.wav", "sub/../../a.wav", "/etc/passwd", "out/a.wav", "ring/a.wav", "a\0.wav"):
+    assert source_within(root, "ring/a.wav") == "ring/a.wav"
+    for name in ("../a.wav", "sub/../../a.wav", "/etc/passwd", "out/a.wav", "a\0.wav"):
         assert source_within(root, name) is None, name
 
 

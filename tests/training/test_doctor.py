@@ -278,10 +278,12 @@ def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
-    monkeypatch.delenv("CC", raising=False)
-    found = doctor.examine_compiler(load_config("tiny"))
-    assert (found.status, found.remedy) == (Status.MISSING, "install gcc, or --set compile=off")
-    assert doctor.examine_compiler(load_config("tiny", ['compile="off"'])).status is Status.OK
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    for device, compiler in (("cuda", "gcc"), ("cpu", "g++")):
+        found = doctor.examine_compiler(load_config("tiny"), torch.device(device))
+        assert (found.status, found.remedy) == (Status.MISSING, f"install {compiler}, or --set compile=off")
+    assert doctor.examine_compiler(load_config("tiny", ['compile="off"']), torch.device("cuda")).status is Status.OK
 
 
 def test_the_command(training: Any, store: Store, preset: Path, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The network as the loop wraps it: compiled blocks say the same, and whole states come and go in one process."""
 
 import copy
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from manifests.errors import InputError
 from training.config import DistillConfig, ModelConfig, OptimiserConfig
 from training.distill import Task, distill_losses
 from training.inputs import Inputs
@@ -14,6 +17,7 @@ from training.parallel import (
     LossModule,
     WholeNetwork,
     compile_blocks,
+    compile_failures,
     distribute,
     load_optimiser_state,
     whole_optimiser_state,
@@ -34,7 +38,11 @@ def module(student: Student) -> torch.nn.Module:
 
 
 # torch looks at it itself when it traces a block.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+looked_at = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+
+
+@looked_at
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 def test_compiled_blocks_say_the_same_and_may_be_looked_at(student: Student, inputs: Inputs) -> None:
     compiled = copy.deepcopy(student)
     compile_blocks(compiled)
@@ -73,3 +81,20 @@ def test_one_process_is_not_wrapped_and_its_state_is_its_own(student: Student, i
         its.step()
     for name, weight in student.state_dict().items():
         assert torch.equal(other.state_dict()[name], weight), name
+
+
+@looked_at
+def test_without_a_compiler(student: Student, inputs: Inputs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch._inductor.config
+
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    compile_blocks(student)
+    with (
+        pytest.raises(InputError, match=r"^torch.compile can't compile the transformer here \(.*compiler.*\); .*=off$"),
+        compile_failures(),
+    ):
+        module(student)(inputs, torch.Generator())
+    with pytest.raises(RuntimeError, match="of its own"), compile_failures():
+        raise RuntimeError("of its own")
