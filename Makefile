@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 DEMO_STORE := data/demo
 DEMO_RUN := runs/demo
 
-.PHONY: install demo test check format clean
+.PHONY: install demo test smoke check format clean
 
 install: $(INSTALLED)
 
@@ -29,6 +29,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+smoke: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/manifests tests/ingest/test_decode.py tests/ingest/test_any_audio.py \
+		tests/featurestore/test_openstore.py tests/training/test_cli.py tests/test_exit_codes.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -16,6 +16,11 @@ MP3_LEAD_S = 0.5
 _CUT_CHUNK = re.compile(r"^ ?(?:data|SSND|riff) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 # Written before the length was known, to a pipe: it tells nothing.
 _STREAMED_BYTES = 0x7FFF_0000
+# An MP3's first frame, with a count of frames behind its side information: of mono or stereo, MPEG 1 or 2. Another one,
+# VBRI's, libsndfile doesn't know.
+_XING = re.compile(
+    rb"\xff[\xe0-\xff]..(?:.{9}|.{17}|.{32})(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f]", re.DOTALL
+)
 _BLOCK_VALUES = 1 << 22
 _UNKNOWN_FRAMES = 2**63 - 1
 
@@ -84,10 +89,11 @@ def _tells_its_length(file: soundfile.SoundFile, path: Path) -> bool:
         return bool(file.frames != _UNKNOWN_FRAMES)
     with path.open("rb") as stream:
         head = stream.read(10)
-        if head.startswith(b"ID3"):  # its size comes in four times seven bits
-            stream.seek(10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:]))))
+        # A tag's size comes in four times seven bits.
+        tag_bytes = 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:])))
+        stream.seek(tag_bytes if head.startswith(b"ID3") else 0)
         start = stream.read(1 << 16)
-    return any(name in start for name in (b"Xing", b"Info", b"VBRI"))
+    return _XING.search(start) is not None
 
 
 def _told_s(file: soundfile.SoundFile) -> float:

@@ -399,3 +399,20 @@ def test_damage_in_the_middle_is_no_crash(tmp_path: Path, suffix: str) -> None:
         path.write_bytes(content[:start] + rng.bytes(500) + content[start + 500 :])
         came = outcome(path)
         assert isinstance(came, Reason) or np.isfinite(came).all()
+
+
+@pytest.mark.parametrize("tag", [b"VBRI", b"none", b"Xing"])
+def test_an_mp3_of_variable_rate_whose_length_no_tag_tells(tmp_path: Path, tag: bytes) -> None:
+    """libsndfile would guess it from the first frames, which are silent, and stop there."""
+    path = tmp_path / "a.mp3"
+    silent, loud = np.zeros(6 * RATE_HZ), np.random.default_rng(0).normal(0, 0.2, 6 * RATE_HZ)
+    soundfile.write(path, np.concatenate([loud, silent]), RATE_HZ, bitrate_mode="VARIABLE", compression_level=0.2)
+    content = bytearray(path.read_bytes())
+    xing = content.index(b"Xing")
+    if tag == b"Xing":
+        content[xing + 7] &= ~1  # no count of frames follows
+    else:
+        content[xing : xing + 4] = b"none"
+        content[36:40] = tag  # VBRI stands there, whatever the side information
+    path.write_bytes(content)
+    assert abs(read(path).size - 12 * RATE_HZ) < 0.2 * RATE_HZ
