@@ -21,7 +21,8 @@ demo: $(INSTALLED)
 	$(BIN)/ingest demo --store $(DEMO_STORE)
 	$(BIN)/training run --iter 2 --preset demo --store $(DEMO_STORE) --run $(DEMO_RUN)
 	$(BIN)/training eval $(DEMO_RUN) --store $(DEMO_STORE)
-	$(BIN)/training predict $(DEMO_STORE)/source/demo-0/audio/siren_001.wav --model $(DEMO_RUN)
+	$(BIN)/training predict $(addprefix $(DEMO_STORE)/source/demo-0/audio/,bark_001.wav rain_001.wav siren_001.wav) \
+		--model $(DEMO_RUN)
 	@echo
 	@echo "shards, manifest, teacher cache   $(DEMO_STORE)"
 	@echo "configuration, metrics, models    $(DEMO_RUN)"
