@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ingest.child import Child, ChildDiedError, ChildTimeoutError, Reply, serve
-from manifests.errors import InputError
+from manifests.errors import InputError, first_line
 
 KNOCK_LIMIT_S, CONNECT_LIMIT_S = 5.0, 20.0
 # Ray itself would try a task again for ever that is killed for its memory; it waits 1, 2, 4 ... s, at most a minute.
@@ -28,8 +28,14 @@ def start_ray(num_workers: int | None, address: str | None) -> Any:
 
     if is_local:
         ray.init(address="local", num_cpus=num_workers, include_dashboard=False, **_QUIET)
-    else:
+        return ray
+    try:
         ray.init(address=address, **_QUIET)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise InputError(
+            f"the Ray cluster at {address} answered, and then didn't ({first_line(error)}); see `ray status`, and run "
+            "the same command again"
+        ) from error
     return ray
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 
 from ingest import cluster
 from ingest.cluster import start_ray
@@ -74,6 +75,16 @@ def test_something_else_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
             start_ray(None, address)
 
 
+def test_a_cluster_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise ray.exceptions.RaySystemError("Failed to connect to GCS.\nSee the logs.")
+
+    monkeypatch.setattr(cluster, "_check", lambda _: None)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(InputError, match=r"at h:1 answered, and then didn't \(.*connect to GCS\.\); see `ray"):
+        start_ray(None, "h:1")
+
+
 JOIN = """
 import sys
 from ingest import cluster
@@ -118,6 +129,7 @@ def _wait_until_open(address: str) -> None:
     raise TimeoutError(f"no cluster came up at {address}")
 
 
+@pytest.mark.skipif(" " in sys.executable, reason="`ray start` can't do with a space in its path")
 def test_cluster_with_a_token(address: str, user: dict[str, str]) -> None:
     """As `ray start` makes one wherever there is a token: it takes those alone who show it."""
     join = [sys.executable, "-c", JOIN, address]
