@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from training.config import ModelConfig
 from training.model.aft import AudioFeatureTransformer, pool
@@ -36,6 +35,11 @@ class StudentOutput:
     regressed: Tensor | None
 
 
+class _Classifier(nn.Linear):
+    def reset_parameters(self) -> None:
+        """The student sets the weights; without labels there are none, of which torch would warn."""
+
+
 class Student(nn.Module):
     """AFT, classifier and, where a teacher's embedding is another width, a projection to it."""
 
@@ -45,8 +49,7 @@ class Student(nn.Module):
         super().__init__()
         self.grid = config.grid
         self.aft = AudioFeatureTransformer(config)
-        # Weights are set below; without labels there are none, of which torch would warn.
-        self.classifier: nn.Linear = skip_init(nn.Linear, config.width, num_classes)  # type: ignore[no-untyped-call]
+        self.classifier = _Classifier(config.width, num_classes)
         self.teacher_dim = teacher_dim
         self.projection: nn.Module = nn.Identity()
         if teacher_dim is not None and teacher_dim != config.width:

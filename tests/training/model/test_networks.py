@@ -71,3 +71,9 @@ def test_the_student(tiny: ModelConfig, patches: Tensor, teacher_dim: int | None
     assert output.regressed is not None
     torch.testing.assert_close(output.regressed, expected)
     assert output.regressed.shape == (2, teacher_dim)
+
+
+def test_a_student_without_labels(tiny: ModelConfig) -> None:
+    """torch would warn of its classifier's empty weights, and warnings are errors here."""
+    student = Student(tiny, 0, 16, torch.Generator().manual_seed(0))
+    assert student(torch.zeros(2, tiny.grid.num_patches, 256)).logits.shape == (2, 0)
