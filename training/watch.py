@@ -160,5 +160,5 @@ def norms_by_term(terms: dict[str, Tensor], network: nn.Module) -> dict[str, Ten
             continue
         gradients = torch.autograd.grad(term, shared, retain_graph=True, allow_unused=True)
         present = [mean_over_ranks(gradient.float()).norm() for gradient in gradients if gradient is not None]
-        found[f"{GRADIENT_NORM}/{name}"] = torch.stack(present).norm() if present else torch.zeros(())
+        found[f"{GRADIENT_NORM}/{name}"] = torch.stack(present).norm() if present else torch.zeros_like(term)
     return found
