@@ -60,6 +60,7 @@ class About(BaseModel):
     std: float
     vocabulary: Vocabulary
     one_label: bool
+    classifies: bool = True  # whether the classifier was trained, where there is one
     teacher_dim: int | None
     teacher: dict[str, Any] | None = None  # whose embeddings were regressed: name and provenance of the cache
     store_fingerprint: str
@@ -83,8 +84,8 @@ class About(BaseModel):
 
     @property
     def can_classify(self) -> bool:
-        """Whether there is a classifier of any class: not after Multi-SSL alone, nor without labels."""
-        return self.stage == "distill" and len(self.vocabulary) > 0
+        """Whether there is a trained classifier of any class: not after Multi-SSL alone, nor without labels."""
+        return self.stage == "distill" and self.classifies and len(self.vocabulary) > 0
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def evaluate(
     from training.checkpoint import load_student
     from training.evalreport import report_on
     from training.evaltables import print_classes, print_evaluation
-    from training.modelfile import choose_part, find_checkpoint, load_fitting, own_predictions_file
+    from training.modelfile import check_classifies, choose_part, find_checkpoint, load_fitting, own_predictions_file
 
     chosen = choose_device(device)
     check_outfile(predictions)
@@ -74,6 +74,7 @@ def evaluate(
     opened = _open_store(store, path)
     checkpoint = load_fitting(path, opened)
     about, student = checkpoint.about, load_student(checkpoint).to(chosen)
+    check_classifies(about, path)
     part = choose_part(about, opened, split, fold)
     kept = predictions or own_predictions_file(path, about, opened, part)
     _warn_of_heard(about, opened, part)

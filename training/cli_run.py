@@ -87,7 +87,7 @@ def run(
                 )
             results = run_iterations(training_run, iterations)
         if is_first():
-            _print_results(results, target)
+            _print_results(results, target, learns_labels=training_run.config.distill.classify)
 
 
 def _number(text: str) -> float | str:
@@ -98,14 +98,14 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _print_results(results: "list[IterationResult]", folder: Path) -> None:
+def _print_results(results: "list[IterationResult]", folder: Path, *, learns_labels: bool) -> None:
     from training.loop import LAST
 
     table = Table("iteration", "teacher", "accuracy", "mAP", "clips evaluated")
     for result in results:
         figures = result.evaluation
         if figures is None:
-            why = "no labels learned" if result.checkpoint is None else "nothing held out"
+            why = "no labels learned" if result.checkpoint is None or not learns_labels else "nothing held out"
             table.add_row(str(result.iteration), result.teacher or "none", "", "", why)
             continue
         table.add_row(

@@ -111,6 +111,8 @@ class MultiSSLConfig(Section):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "MultiSSLConfig":
+        if self.optimiser.epochs == 0:
+            return self
         if not (self.intra or self.inter):
             raise ValueError("intra and inter are both off: there is no view to learn from; set epochs = 0 to skip")
         counts = (self.restore or self.feature_mse) and self.alpha > 0
@@ -143,7 +145,8 @@ class DataConfig(Section):
 
     eval_split: str | None = None
     eval_fold: int | None = None
-    holdout_share: float = Field(default=0.2, ge=0, lt=1)  # 0: nothing is held out, and nothing evaluated
+    # Of a store without an evaluation split and without folds; 0: nothing is held out, and nothing evaluated.
+    holdout_share: float = Field(default=0.2, ge=0, lt=1)
 
 
 class RunConfig(Section):
@@ -172,6 +175,8 @@ class RunConfig(Section):
                 "distill.classify=false needs distill.teacher, the name of a cache: without it, as in the first "
                 "iteration of teacher own, there is nothing to learn"
             )
+        if not self.distill.classify and self.distill.gamma == 0 and self.distill.optimiser.epochs > 0:
+            raise ValueError("distill.classify=false and distill.gamma=0 leave nothing to learn; change one of them")
         if self.distill.views and self.distill.teacher in ("none", "own"):
             raise ValueError("distill.views needs distill.teacher, the name of a cache built with --views")
         return self

@@ -32,7 +32,9 @@ def distill_losses(network: Student, inputs: Inputs, config: DistillConfig, task
         return {"loss": classify, "classify": classify, **watched}
     regress = losses.feature_regression(output.regressed, inputs.teacher)
     loss = config.gamma * regress + (classify if config.classify else 0.0)
-    return {"loss": loss, "classify": classify, "regress": regress, **watched}
+    # What is no part of the loss is watched alone, without a graph: DDP waits for the gradients of all with one.
+    shown = classify if config.classify else classify.detach()
+    return {"loss": loss, "classify": shown, "regress": regress, **watched}
 
 
 def _targets(inputs: Inputs, config: DistillConfig, task: Task) -> Tensor:

@@ -14,7 +14,7 @@ from manifests.errors import InputError
 from training.checkpoint import About, Checkpoint, load_checkpoint, load_student
 from training.choices import Mode
 from training.evaluate import Evaluation, judge, predict_split
-from training.modelfile import check_fits, choose_part, heard_rows, load_fitting
+from training.modelfile import check_classifies, check_fits, choose_part, heard_rows, load_fitting
 from training.predictions import Predictions
 from training.splits import Split
 
@@ -61,9 +61,15 @@ def check_ensemble(
     """Raises InputError where the models can't be averaged, before any is evaluated."""
     if len(paths) < 2:
         raise InputError("an ensemble is of two models or more; name their run folders or checkpoints")
+    resolved = [path.resolve() for path in paths]
+    if twice := next((path for place, path in enumerate(paths) if resolved[place] in resolved[:place]), None):
+        raise InputError(f"{twice} is named twice; name each model of the ensemble once")
+    if weights_out is not None and weights_out.resolve() in resolved:
+        raise InputError(f"--weights-out {weights_out} is one of the models to average; choose another file")
     if weights_out is not None and mode == Mode.PREDICTIONS:
         raise InputError("--weights-out keeps averaged weights, and --mode predictions makes none; leave one away")
-    for about in abouts:
+    for path, about in zip(paths, abouts, strict=True):
+        check_classifies(about, path)
         check_fits(about, store)
     if mode == Mode.PREDICTIONS:
         return
@@ -79,6 +85,8 @@ def check_ensemble(
 
 def _for_weights(about: About) -> dict[str, Any]:
     content = about.model_dump(include=set(SAME_FOR_WEIGHTS), mode="json")
+    if about.teacher_dim == about.model.width:
+        content["teacher_dim"] = None  # there is no projection to it
     flat: dict[str, Any] = {}
     for name in SAME_FOR_WEIGHTS:
         value = content[name]

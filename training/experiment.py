@@ -19,9 +19,7 @@ from training.iterations import EVAL_FILE, RANDOM, read_evaluation, run_iteratio
 from training.loop import LAST
 from training.model.aft import AudioFeatureTransformer
 from training.model.initialise import initialise_aft
-from training.run import NO_TEACHER, OWN_TEACHER, open_run
-from training.sources import make_sources, open_teachers
-from training.splits import choose_split
+from training.run import choose_sources, open_run
 
 Figure = Literal["accuracy", "mAP"]
 
@@ -109,15 +107,15 @@ def check_start(config: RunConfig) -> None:
 def _check_trial(config: RunConfig, stores: Sequence[Store]) -> None:
     if config.distill.optimiser.epochs == 0:
         raise InputError("distill.optimiser.epochs is 0: what has not learned labels has no figures; give it some")
-    split = choose_split(stores[0], config.data, config.seed)
+    if not config.distill.classify:
+        raise InputError("distill.classify is false: what has not learned labels has no figures; leave it true")
+    split, _ = choose_sources(stores, config)
     if not stores[0].labels(split.held_out).any():
         raise InputError(
             f"{stores[0].location}: {split.name} is held out, and no clip of it has a label, so that there are no "
             "figures; the first --store must have labels, and data.holdout_share, .eval_split or .eval_fold name "
             "clips with some"
         )
-    if config.distill.teacher not in (NO_TEACHER, OWN_TEACHER):
-        open_teachers(make_sources(stores, split), config.distill.teacher)
 
 
 def is_finished(trial: Trial, folder: Path) -> bool:

@@ -100,6 +100,7 @@ def finetune(
         for number in range(num_seeds)
         for fold in choose_folds(stores[0], folds)
     ]
+    on_first(lambda: _refuse_another(config, folder))
     on_first(lambda: check_trials(trials, stores, folder))
     by_trial = {trial.place: run_trial(trial, stores, folder, device, keep)[-1] for trial in trials}
     figure = choose_figure(by_trial.values())
@@ -107,6 +108,16 @@ def finetune(
     result = Finetuned(by_trial, figure, spread, _heard(config, trials, stores[0]))
     on_first(lambda: _write_summary(result, config, stores, folder))
     return result
+
+
+def _refuse_another(config: RunConfig, folder: Path) -> None:
+    """Raises InputError where the folder has the summary of another start: it would be replaced."""
+    try:
+        before = json.loads((folder / SUMMARY_FILE).read_bytes())["initialised"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if before != config.initialise:
+        raise InputError(f"{folder} has the figures of {before}, and this is {config.initialise}; choose another --run")
 
 
 def _heard(config: RunConfig, trials: Sequence[Trial], store: Store) -> dict[str, str]:

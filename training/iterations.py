@@ -1,8 +1,10 @@
 """Iterations: Multi-SSL from the previous model, labels and distillation, evaluation; each kept once it is done."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from featurestore.build import build_teacher
 from featurestore.teachercache import TeacherCache
@@ -37,6 +39,7 @@ EVAL_FILE, INITIALISED_FILE = "eval.json", "initialised.json"
 RANDOM = "random"
 # What stands in the place of figures where nothing is held out.
 NOT_EVALUATED = {"nothing_held_out": True}
+_FIGURES = TypeAdapter(Evaluation)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,15 @@ def read_evaluation(path: Path) -> tuple[str | None, Evaluation | None]:
     try:
         content = json.loads(path.read_bytes())
         teacher_name = content.pop("teacher")
-        return teacher_name, None if content == NOT_EVALUATED else Evaluation(**content)
+        if content == NOT_EVALUATED:
+            return teacher_name, None
+        # By name first: the adapter takes what it doesn't know for nothing.
+        return teacher_name, _FIGURES.validate_python(asdict(Evaluation(**content)))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise InputError(
+            f"{path} is damaged ({wrong['loc'][0]}: {wrong['msg']}); delete it to have the iteration evaluated again"
+        ) from error
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it to have the iteration evaluated again") from error
 

@@ -70,9 +70,9 @@ def classification(logits: Tensor, labels: Tensor, *, one_label: bool) -> Tensor
 def mixed_target(labels: Tensor, teacher: Tensor, weight: float) -> Tensor:
     """(1 - weight) labels + weight teacher's probabilities, the second target of equation (11); all (B, C).
 
-    A clip whose teacher row is missing (NaN) keeps its labels.
+    A clip whose teacher row is missing (NaN) keeps its labels, and one without a label stays without a target.
     """
-    present = teacher.isfinite().all(1, keepdim=True)
+    present = teacher.isfinite().all(1, keepdim=True) & (labels.sum(1, keepdim=True) > 0)
     return torch.where(present, (1.0 - weight) * labels + weight * teacher.nan_to_num(), labels)
 
 

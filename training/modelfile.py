@@ -81,6 +81,15 @@ def load_fitting(path: Path, store: Store) -> Checkpoint:
     return reorder(checkpoint, store.file.vocabulary)
 
 
+def check_classifies(about: About, path: Path) -> None:
+    """Raises InputError for a model whose classifier was not trained."""
+    if not about.classifies:
+        raise InputError(
+            f"{path} learned from a teacher alone (distill.classify=false), and no labels: its classifier is as it was "
+            "initialised; fine-tune it with `training finetune`, or judge its features with `training probe`"
+        )
+
+
 def check_fits(about: About, store: Store) -> None:
     """Raises InputError when a checkpoint's labels, by their ids, or features are not the store's."""
     if set(about.vocabulary.ids) != set(store.file.vocabulary.ids):
@@ -120,13 +129,14 @@ def choose_part(about: About, store: Store, split: str | None, fold: int | None)
 
 def heard_rows(about: About, store: Store) -> NDArray[np.int64] | None:
     """Rows of the store that the model was trained on; None where it was trained on other stores only."""
+    heard = []
     for snapshot in store.file.snapshots:
         if snapshot.fingerprint == about.store_fingerprint:
             trained_on = Store(store.location, snapshot.number)
-            return choose_split(trained_on, about.data, about.seed, for_training=False).train
+            heard.append(choose_split(trained_on, about.data, about.seed, for_training=False).train)
         if snapshot.fingerprint in about.other_fingerprints:
-            return outside_evaluation(Store(store.location, snapshot.number))
-    return None
+            heard.append(outside_evaluation(Store(store.location, snapshot.number)))
+    return np.unique(np.concatenate(heard)) if heard else None
 
 
 def num_heard(about: About, store: Store, rows: NDArray[np.int64]) -> int:

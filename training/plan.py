@@ -27,7 +27,8 @@ NUM_CLASSES = 527
 LOADER_CLIPS_PER_S = 10_000
 FLOAT32_BYTES = 4
 # last.pt holds the weights and AdamW's two states, best.pt the weights.
-CHECKPOINT_BYTES_PER_PARAMETER = 4 * FLOAT32_BYTES
+# A finished stage keeps last.pt and best.pt; the one at work has an optimiser's two moments, too.
+CHECKPOINT_BYTES_PER_PARAMETER, OPTIMISER_BYTES_PER_PARAMETER = 2 * FLOAT32_BYTES, 2 * FLOAT32_BYTES
 # Embeddings of the official models; that of EfficientAT is mn04's.
 TEACHER_DIMS = {"beats": 768, "ast": 768, "efficientat": 384}
 
@@ -119,7 +120,7 @@ def check_sizes(config: RunConfig, num_clips: float, num_iterations: int, num_gp
     if num_gpus < 1:
         raise InputError(f"--gpus {num_gpus} is no number of GPUs; give 1 or more")
     for optimiser in (config.multissl.optimiser, config.distill.optimiser):
-        if optimiser.batch_size % num_gpus:
+        if optimiser.epochs > 0 and optimiser.batch_size % num_gpus:
             raise InputError(
                 f"batches of {optimiser.batch_size} can't be shared by {num_gpus} GPUs; choose a divisor as --gpus, or "
                 "change multissl.optimiser.batch_size and distill.optimiser.batch_size"
@@ -233,9 +234,11 @@ def _disk(config: RunConfig, num_clips: int, num_iterations: int, stored: FbankS
         "multissl": multissl_parameters(config.model),
         "distill": student_parameters(config.model, NUM_CLASSES, teacher_dim_of(config)),
     }
-    kept = sum(parameters[stage] for stage in stages_of(config)) * CHECKPOINT_BYTES_PER_PARAMETER
+    trained = [parameters[stage] for stage in stages_of(config)]
+    checkpoints = num_iterations * sum(trained) * CHECKPOINT_BYTES_PER_PARAMETER
+    values_per_clip = (teacher_dim_of(config) or 0) + NUM_CLASSES
     return Disk(
         shards=num_clips * bytes_per_clip(stored, HogSpec()),
-        teacher_caches=num_caches * num_clips * (teacher_dim_of(config) or 0) * FLOAT16_BYTES,
-        checkpoints=num_iterations * kept,
+        teacher_caches=num_caches * num_clips * values_per_clip * FLOAT16_BYTES,
+        checkpoints=checkpoints + max(trained) * OPTIMISER_BYTES_PER_PARAMETER,
     )

@@ -55,8 +55,8 @@ class Run:
 
     @property
     def can_evaluate(self) -> bool:
-        """Whether clips are held out that have labels."""
-        return len(self.store.label_pairs(self.split.held_out)[0]) > 0
+        """Whether labels are learned, and clips held out that have some."""
+        return self.config.distill.classify and len(self.store.label_pairs(self.split.held_out)[0]) > 0
 
     @property
     def num_clips(self) -> int:
@@ -81,6 +81,15 @@ def open_run(stores: Sequence[Store], config: RunConfig, folder: Path, device: t
     It keeps the resolved configuration, the environment of each call, and the stores' fingerprints. All that can be
     refused is refused before anything is written.
     """
+    split, sources = choose_sources(stores, config)
+    config = _resolved(sources, config, device)
+    with ExitStack() as opened:
+        on_first(lambda: opened.enter_context(claimed(folder, stores, config, device)))
+        yield Run(sources, config, split, folder, choose_machine(config, device))
+
+
+def choose_sources(stores: Sequence[Store], config: RunConfig) -> tuple[Split, list[Source]]:
+    """What is held out and what is trained on. Raises InputError for all that a run would refuse of its stores."""
     store = stores[0]
     if config.model.num_frames > store.file.fbank.num_frames:
         raise InputError(
@@ -91,10 +100,7 @@ def open_run(stores: Sequence[Store], config: RunConfig, folder: Path, device: t
     split = choose_split(store, config.data, config.seed)
     sources = make_sources(stores, split)
     check_sources(sources, config)
-    config = _resolved(sources, config, device)
-    with ExitStack() as opened:
-        on_first(lambda: opened.enter_context(claimed(folder, stores, config, device)))
-        yield Run(sources, config, split, folder, choose_machine(config, device))
+    return split, sources
 
 
 def check_sources(sources: Sequence[Source], config: RunConfig) -> None:

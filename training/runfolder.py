@@ -135,7 +135,9 @@ def open_recorded_snapshots(folder: Path, addresses: Sequence[Location]) -> list
 
     In the folder of an experiment, its first run counts for all.
     """
-    runs = sorted(path.parent for path in folder.glob(f"**/{STORE_FILE}"))
+    # A run, or an experiment's: by table or row, and by fold and seed. A feature store has a file of that name, too.
+    found = (path.parent for depth in ("", "*/", "*/*/", "*/*/*/") for path in folder.glob(f"{depth}{STORE_FILE}"))
+    runs = sorted(path for path in found if (path / CONFIG_FILE).exists())
     known = _known_stores(runs[0]) if runs else []
     fingerprints = {entry.fingerprint for entry in known}
     return [_open_snapshot(address, fingerprints) for address in addresses]

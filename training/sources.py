@@ -29,9 +29,15 @@ class Source:
 def make_sources(stores: Sequence[Store], split: Split) -> list[Source]:
     """The first store gives what `split` trains on, the others all clips but those of their own evaluation splits.
 
-    Raises InputError when one gives none, or its features are not the first's.
+    Raises InputError when one gives none, is there twice, or its features are not the first's.
     """
     sources = [Source(stores[0], split.train)]
+    prints = [store.snapshot.fingerprint for store in stores]
+    if twice := next((place for place, one in enumerate(prints) if one in prints[:place]), None):
+        raise InputError(
+            f"{stores[twice].location} and {stores[prints.index(prints[twice])].location} hold the same clips, and the "
+            "second of them would be trained on whole, with what the first holds out; name one of them"
+        )
     for store in stores[1:]:
         rows = outside_evaluation(store)
         if not len(rows):

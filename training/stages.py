@@ -122,6 +122,7 @@ def _about(run: Run, stage: Stage, iteration: int, num_steps: int, caches: list[
         std=run.normalisation.std,
         vocabulary=file.vocabulary,
         one_label=run.one_label,
+        classifies=run.config.distill.classify,
         teacher_dim=None if cache is None else cache.embedding_dim,
         teacher=None if cache is None else {"name": cache.name, **cache.attributes.provenance},
         store_fingerprint=run.store.snapshot.fingerprint,

@@ -26,7 +26,7 @@ class CheckpointTeacher:
         self._normalisation = about.normalisation
         self.input: WaveformInput | FbankInput = FbankInput(about.fbank)
         self.embedding_dim = about.model.width
-        self.vocabulary: Vocabulary | None = about.vocabulary
+        self.vocabulary: Vocabulary | None = about.vocabulary if about.can_classify else None
         self.provenance = provenance
 
     def to(self, device: torch.device) -> "CheckpointTeacher":
@@ -38,7 +38,8 @@ class CheckpointTeacher:
         """`batch`: (B, T, F) fbanks; the mean over the windows that the model takes, and the tokens of all."""
         device = next(self._student.parameters()).device
         said = infer(self._student, batch.to(device), self._normalisation)
-        return TeacherOutput(said.pooled.mean(1), said.logits.mean(1), said.tokens.flatten(1, 2))
+        logits = None if self.vocabulary is None else said.logits.mean(1)
+        return TeacherOutput(said.pooled.mean(1), logits, said.tokens.flatten(1, 2))
 
 
 def load_checkpoint_teacher(path: Path) -> Teacher:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from featurestore.build import build_teacher
 from featurestore.store import Store
 from training.checkpoint import load_checkpoint
 from training.runfolder import read_config
+from training.teacher import load_checkpoint_teacher
 
 Command = Callable[..., Any]
 FEW_STEPS = ("--set", "multissl.optimiser.epochs=0.3", "--set", "distill.optimiser.epochs=0.3")
@@ -37,6 +39,25 @@ def test_shortcuts_set_their_keys(
     assert config.initialise == str(checkpoint_path)
     about = load_checkpoint(tmp_path / "run/iter1/distill/last.pt").about
     assert (about.held_out, about.other_fingerprints) == ("fold 2", (unlabelled_store.snapshot.fingerprint,))
+
+
+def test_a_teacher_alone_has_no_figures(
+    own_store: Store, preset: Path, checkpoint_path: Path, training: Command, tmp_path: Path
+) -> None:
+    """Its classifier is as it was initialised, and nobody is told what that says."""
+    build_teacher(own_store, load_checkpoint_teacher(checkpoint_path), "taught")
+    alone = ("--teacher", "taught", "--set", "distill.classify=false", "--set", "multissl.optimiser.epochs=0")
+    where = ("--preset", preset, "--store", own_store.root, "--run", tmp_path / "run")
+    done = training("run", "--iter", "1", *where, *FEW_STEPS, *alone)
+    assert (done.status, "no labels learned" in done.out) == (0, True)
+    assert json.loads((tmp_path / "run/iter1/eval.json").read_text())["nothing_held_out"]
+    refused = training("eval", tmp_path / "run", "--store", own_store.root)
+    assert refused.status == 2
+    assert "its classifier is as it was initialised; fine-tune it with `training finetune`" in refused.err
+    teacher = load_checkpoint_teacher(tmp_path / "run/iter1/distill/last.pt")
+    assert teacher.vocabulary is None
+    heard = training("predict", own_store.root / "source", "--model", tmp_path / "run")
+    assert heard.status == 2
 
 
 @pytest.mark.parametrize(

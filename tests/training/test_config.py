@@ -89,6 +89,7 @@ def test_something_must_be_learned(off: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match="set epochs = 0 to skip"):
         load_config("tiny", [f"multissl.{name}=false" for name in off])
     assert load_config("tiny", [f"multissl.{name}=false" for name in off[1:]])
+    assert load_config("tiny", [*(f"multissl.{name}=false" for name in off), "multissl.optimiser.epochs=0"])
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,7 @@ def test_something_must_be_learned(off: tuple[str, ...]) -> None:
         (["distill.teacher=none", "distill.probability_weight=0.5"], r"needs a distill\.teacher"),
         (["distill.teacher=none", "distill.classify=false"], r"needs distill\.teacher, the name of a cache"),
         (["distill.teacher=own", "distill.classify=false"], r"first iteration of teacher own"),
+        (["distill.teacher=x", "distill.classify=false", "distill.gamma=0"], r"leave nothing to learn"),
         (
             ["multissl.alpha=0", "multissl.feature_kl=false", "multissl.contrast=false"],
             "all losses are off, or weigh 0",

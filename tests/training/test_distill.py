@@ -39,6 +39,8 @@ def test_without_classify_the_features_alone_are_learned(student: Student, input
     terms = distill_losses(student, inputs, configured(gamma=2.0, classify=False), Task(one_label=True))
     torch.testing.assert_close(terms["loss"], 2 * terms["regress"])
     assert terms["classify"] > 0
+    # DDP waits for the gradients of all that has a graph.
+    assert not terms["classify"].requires_grad
     terms["loss"].backward()
     assert student.classifier.weight.grad is None or not student.classifier.weight.grad.any()
 

@@ -121,6 +121,19 @@ def test_too_few_models_and_options_that_do_nothing(about: About, store: Store) 
         check_ensemble([Path("a")], [about], store, Mode.BOTH, None)
     with pytest.raises(InputError, match="--mode predictions makes none"):
         check_ensemble([Path("a"), Path("b")], [about, about], store, Mode.PREDICTIONS, Path("mean.pt"))
+    with pytest.raises(InputError, match=r"^x/\.\./a is named twice"):
+        check_ensemble([Path("a"), Path("x/../a")], [about, about], store, Mode.BOTH, None)
+    with pytest.raises(InputError, match=r"^--weights-out b is one of the models to average"):
+        check_ensemble([Path("a"), Path("b")], [about, about], store, Mode.BOTH, Path("b"))
+    unsure = about.model_copy(update={"classifies": False})
+    with pytest.raises(InputError, match=r"^b learned from a teacher alone"):
+        check_ensemble([Path("a"), Path("b")], [about, unsure], store, Mode.BOTH, None)
+
+
+def test_iterations_of_a_run_with_its_own_teacher_can_be_averaged(about: About, store: Store) -> None:
+    """The second one regressed embeddings of its own width, without a projection."""
+    second = about.model_copy(update={"teacher_dim": about.model.width, "iteration": 2})
+    check_ensemble([Path("a"), Path("b")], [about, second], store, Mode.BOTH, None)
 
 
 def of_fold(about: About, fold: int) -> About:

@@ -115,6 +115,9 @@ def test_what_is_done_is_not_trained_again(
     assert not (tmp_path / "summary.json").exists()
     result = finetune(config, [store], tmp_path, CPU, folds="all")
     assert done == ["fold1-seed0", "fold2-seed0", "fold3-seed0", "fold3-seed0"]
+    # The figures of another start are not replaced.
+    with pytest.raises(InputError, match=r"has the figures of random, and this is elsewhere.pt; choose another --run"):
+        finetune(config.model_copy(update={"initialise": "elsewhere.pt"}), [store], tmp_path, CPU)
     # More seeds later: only those are trained.
     more = finetune(config, [store], tmp_path, CPU, folds="all", num_seeds=2)
     assert done[4:] == ["fold1-seed1", "fold2-seed1", "fold3-seed1"]

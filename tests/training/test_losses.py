@@ -184,6 +184,8 @@ def test_mixed_target() -> None:
     torch.testing.assert_close(losses.mixed_target(labels, teacher, 0.25), expected)
     torch.testing.assert_close(losses.mixed_target(labels, teacher, 0.0), labels)
     torch.testing.assert_close(losses.mixed_target(labels, teacher, 1.0)[0], teacher[0])
+    # A clip without a label has no part in the classification loss, whatever the teacher says of it.
+    assert not losses.mixed_target(torch.zeros(1, 2), teacher[:1], 0.25).any()
 
 
 class TestFeatureRegression:

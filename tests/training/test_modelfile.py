@@ -133,6 +133,10 @@ def test_what_a_model_has_heard(store: Store, about: About) -> None:
     assert num_heard(beside, store, store.rows()) == len(store.rows()) - len(store.rows(split="test")) == 14
     assert num_heard(beside, store, store.rows(split="test")) == 0
     assert num_heard(elsewhere, store, fold) == 0
+    # Named twice, as earlier versions allowed, it was heard in both places.
+    once = about.model_copy(update={"data": DataConfig(eval_fold=2), "held_out": "fold 2"})
+    twice = once.model_copy(update={"other_fingerprints": (store.snapshot.fingerprint,)})
+    assert num_heard(once, store, fold) == 0 < num_heard(twice, store, fold)
 
 
 def test_clips_that_came_later_were_not_heard(growing_store: tuple[Store, Callable[[], Store]], about: About) -> None:

@@ -68,6 +68,12 @@ def test_the_first_store_gives_what_the_split_trains_on(store: Store, unlabelled
     assert held_out.isdisjoint(second.store.column("split").take(second.rows).to_pylist())
 
 
+def test_a_store_that_is_named_twice_is_refused(store: Store, unlabelled_store: Store) -> None:
+    """All of its second place would be trained on, with what the first holds out."""
+    with pytest.raises(InputError, match=r"hold the same clips, .*name one of them$"):
+        make_sources([store, unlabelled_store, Store(store.root)], choose_split(store, DataConfig(), 0))
+
+
 def test_a_store_of_nothing_to_train_on_is_refused(store: Store, unlabelled_store: Store) -> None:
     class OnlyTest(Store):
         def rows(self, **asked: object) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from featurestore.build import build_teacher
 from featurestore.store import Store
 from manifests.errors import InputError
 from training import stages
@@ -20,6 +21,7 @@ from training.checkpoint import load_checkpoint
 from training.config import load_config
 from training.iterations import run_iterations
 from training.run import open_run
+from training.teacher import load_checkpoint_teacher
 
 CPU = torch.device("cpu")
 # Batches that two processes can share.
@@ -82,6 +84,16 @@ def test_ddp_is_one_process(copied: Store, preset: Path, tmp_path: Path) -> None
     unequal = {"teacher": None, "best": None}
     assert ends[0].about.model_copy(update=unequal) == ends[1].about.model_copy(update=unequal)
     assert_same_weights(ends[1].network, ends[0].network)
+
+
+def test_a_teacher_alone(copied: Store, preset: Path, checkpoint_path: Path, tmp_path: Path) -> None:
+    """The classifier is no part of the loss, and has no gradients to wait for."""
+    build_teacher(copied, load_checkpoint_teacher(checkpoint_path), "taught")
+    alone = ["distill.teacher=taught", "distill.classify=false", "multissl.optimiser.epochs=0"]
+    with open_run([copied], load_config(str(preset), [*CHANGES, *alone]), tmp_path / "one", CPU) as run:
+        run_iterations(run, 1)
+    torchrun(preset, copied, tmp_path / "two", "--iter", "1", *(part for change in alone for part in ("--set", change)))
+    assert_same_stream(read(tmp_path / "two"), read(tmp_path / "one"))
 
 
 def test_fsdp_goes_on_where_one_process_stopped(
