@@ -20,6 +20,7 @@ from training.loop import LAST
 from training.model.aft import AudioFeatureTransformer
 from training.model.initialise import initialise_aft
 from training.run import choose_sources, open_run
+from training.splits import choose_split
 
 Figure = Literal["accuracy", "mAP"]
 
@@ -109,13 +110,14 @@ def _check_trial(config: RunConfig, stores: Sequence[Store]) -> None:
         raise InputError("distill.optimiser.epochs is 0: what has not learned labels has no figures; give it some")
     if not config.distill.classify:
         raise InputError("distill.classify is false: what has not learned labels has no figures; leave it true")
-    split, _ = choose_sources(stores, config)
+    split = choose_split(stores[0], config.data, config.seed)
     if not stores[0].labels(split.held_out).any():
         raise InputError(
             f"{stores[0].location}: {split.name} is held out, and no clip of it has a label, so that there are no "
             "figures; the first --store must have labels, and data.holdout_share, .eval_split or .eval_fold name "
             "clips with some"
         )
+    choose_sources(stores, config)
 
 
 def is_finished(trial: Trial, folder: Path) -> bool:

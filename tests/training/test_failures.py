@@ -430,10 +430,15 @@ def test_the_file_to_start_from_is_needed_until_there_is_a_checkpoint(
 
 
 def test_all_that_is_drawn_is_drawn_again(
-    own_store: Store, preset: Path, checkpoint_path: Path, tmp_path: Path, monkeypatch: Patch
+    own_store: Store,
+    growing_store: tuple[Store, Callable[[], Store]],
+    preset: Path,
+    checkpoint_path: Path,
+    tmp_path: Path,
+    monkeypatch: Patch,
 ) -> None:
     """Two stores, balanced classes, a teacher's views, mixup, gain and SpecAugment, and saves that divide nothing."""
-    other = Store(Path(shutil.copytree(own_store.root, tmp_path / "other")))
+    other, _ = growing_store
     for store in (own_store, other):
         teacher = Ensemble([load_checkpoint_teacher(checkpoint_path)])
         build_cache(plan_cache(store, teacher, "ours", CacheOptions(num_views=3)), InProcess())
