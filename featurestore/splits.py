@@ -48,6 +48,10 @@ def hold_out(
         chosen = _by_fold(store, store.folds[0] if fold is None else fold)
     else:
         chosen = _by_share(store, share, seed)
+    if chosen.name == NOTHING and not for_training:
+        raise InputError(
+            f"{store.location}: the model's run held nothing out; name what it is to be judged by, as --split or --fold"
+        )
     nothing_wanted = for_training and chosen.name == NOTHING
     if (not len(chosen.held_out) and not nothing_wanted) or (for_training and not len(chosen.train)):
         raise InputError(

@@ -13,6 +13,7 @@ from featurestore.store import Store
 from ingest.layout import choose_store
 from ingest.outfile import check_outfile
 from ingest.progress import ProgressDisplay
+from manifests.errors import InputError
 from training.choices import Mode
 from training.predictions import write_predictions
 from training.splits import Split
@@ -197,6 +198,8 @@ def _open_store(store: str | None, path: Path) -> Store:
     """The store that is named, or that of the model's run as it was then."""
     from training.runfolder import open_recorded_store
 
+    if not path.exists():
+        raise InputError(f"there is no model {path}; expected a run's folder, an iteration's, or a checkpoint")
     recorded = None if store is not None else open_recorded_store(path)
     return Store(choose_store(store)) if recorded is None else recorded
 

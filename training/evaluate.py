@@ -136,8 +136,8 @@ def _refuse_non_finite(scores: Tensor, store: Store, rows: NDArray[np.int64]) ->
     if odd.any():
         raise InputError(
             f"the model's scores of {odd.sum()} of {len(rows)} clips are not finite, for instance of "
-            f"{store.keys(rows[odd][:1])[0]}; its weights are damaged (take an earlier checkpoint), or the clips are "
-            "(`featurestore verify`)"
+            f"{store.keys(rows[odd][:1])[0]}; its weights are damaged, or its steps were too long (take an earlier "
+            "checkpoint, or train it with a lower peak_lr), or the clips are damaged (`featurestore verify`)"
         )
 
 

@@ -133,7 +133,7 @@ def heard_rows(about: About, store: Store) -> NDArray[np.int64] | None:
     for snapshot in store.file.snapshots:
         if snapshot.fingerprint == about.store_fingerprint:
             trained_on = Store(store.location, snapshot.number)
-            heard.append(choose_split(trained_on, about.data, about.seed, for_training=False).train)
+            heard.append(choose_split(trained_on, about.data, about.seed).train)
         if snapshot.fingerprint in about.other_fingerprints:
             heard.append(outside_evaluation(Store(store.location, snapshot.number)))
     return np.unique(np.concatenate(heard)) if heard else None

@@ -8,7 +8,9 @@ import pytest
 
 from featurestore.store import Store
 from manifests.errors import InputError
+from training.checkpoint import About
 from training.config import DataConfig
+from training.modelfile import choose_part, num_heard
 from training.splits import Split, choose_split
 
 
@@ -74,6 +76,15 @@ def test_a_seeded_share(store_root: Path, seed: int) -> None:
 def test_a_part_that_does_not_exist(store: Store, config: DataConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
         choose_split(store, config, seed=0)
+
+
+def test_a_model_of_a_run_that_held_nothing_out(store_root: Path, about: About) -> None:
+    store = Store(store_root)
+    everything = DataConfig(holdout_share=0)
+    model = about.model_copy(update={"data": everything, "store_fingerprint": store.snapshot.fingerprint})
+    assert num_heard(model, store, store.rows()) == 12
+    with pytest.raises(InputError, match="run held nothing out; name what it is to be judged by, as --split or --fold"):
+        choose_part(model, store, None, None)
 
 
 def test_both_parts_need_a_clip(store_root: Path) -> None:

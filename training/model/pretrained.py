@@ -72,6 +72,11 @@ def read_pretrained(source: str) -> Pretrained:
     if source.startswith(f"{TIMM}:"):
         return _read_vit(_fetch_with_timm(source))
     path = Path(source)
+    if path.is_dir() and not (path / WEIGHTS_FILE).exists():
+        raise InputError(
+            f"{path} is a folder without {WEIGHTS_FILE}, so no exported model; of a run give a checkpoint's file, like "
+            f"{path}/iter1/multissl/last.pt"
+        )
     file = read_checkpoint(path / WEIGHTS_FILE if path.is_dir() else path, EXPECTED)
     content = file.content
     if not isinstance(content, dict):

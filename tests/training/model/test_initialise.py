@@ -395,3 +395,8 @@ def test_the_golden_ast() -> None:
     found: Initialised = initialise_aft(aft, of_shared("golden/ast_tiny.pth"))
     assert said_by(aft).isfinite().all()
     assert (found.kind, found.resampled["embedding.positions"]) == ("AST, original", "12x25 to 8x16")
+
+
+def test_a_folder_without_an_exported_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is a folder without model\.safetensors, .*/iter1/multissl/last\.pt$"):
+        initialise_aft(fresh(), str(tmp_path))
