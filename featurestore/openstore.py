@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from featurestore.cliptable import clip_table
 from featurestore.keyindex import KEYS_A_PIECE, KeyIndex
 from featurestore.sample import Sample, read_sample
-from featurestore.splits import DEFAULT_HOLDOUT_SHARE, Split, hold_out, require_part
+from featurestore.splits import DEFAULT_HOLDOUT_SHARE, Split, hold_out, refuse_idle_share, require_part
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache
 from featurestore.towebdataset import webdataset_of
@@ -125,8 +125,9 @@ class OpenStore(Store):
 
         Held out is the split or the fold that is named; else the store's split called eval, test or validation, else
         its first fold, else a seeded share, in which clips of one source stay together. Raises InputError where a side
-        would be empty.
+        would be empty, and for a `share` where a split or a fold is held out.
         """
+        refuse_idle_share(self, split, fold, share)
         return hold_out(self, split=split, fold=fold, share=share, seed=seed)
 
     def loader(

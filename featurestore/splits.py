@@ -61,6 +61,18 @@ def hold_out(
     return chosen
 
 
+def refuse_idle_share(store: Store, split: str | None, fold: int | None, share: float) -> None:
+    """Raises InputError for a share that is asked for where an evaluation split or a fold is held out instead."""
+    has_part = bool(store.folds) or any(name in EVAL_NAMES for name in store.splits)
+    if share != DEFAULT_HOLDOUT_SHARE and (has_part or split is not None or fold is not None):
+        raise InputError(
+            f"a share of {share:g} is to be held out of {store.location}, and what is held out there is its evaluation "
+            "split, else a fold; leave the share out, or name the split or the fold"
+            if split is None and fold is None
+            else f"a share of {share:g}, and a split or a fold, are to be held out; leave the share out"
+        )
+
+
 def outside_evaluation(store: Store) -> NDArray[np.int64]:
     """What a store gives that is trained on beside another one: all clips but those of its evaluation splits."""
     apart = [store.rows(split=name) for name in store.splits if name in EVAL_NAMES]

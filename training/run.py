@@ -26,7 +26,7 @@ from training.sources import (
     multissl_loader,
     open_teachers,
 )
-from training.splits import Split, choose_split
+from training.splits import Split, check_share, choose_split
 
 NO_TEACHER, OWN_TEACHER = "none", "own"
 
@@ -105,6 +105,7 @@ def choose_sources(stores: Sequence[Store], config: RunConfig) -> tuple[Split, l
 
 def check_sources(sources: Sequence[Source], config: RunConfig) -> None:
     """Refuses now what a stage would refuse after hours."""
+    check_share(sources[0].store, config.data)
     distill = config.distill
     if config.multissl.optimiser.epochs > 0:
         check_proportions(sources, config.multissl.proportions)

@@ -1,6 +1,6 @@
 """Which clips of a store a run trains on and which it holds out, as its configuration says."""
 
-from featurestore.splits import Split, hold_out, outside_evaluation
+from featurestore.splits import Split, hold_out, outside_evaluation, refuse_idle_share
 from featurestore.store import Store
 from manifests.errors import InputError
 from training.config import DataConfig
@@ -20,3 +20,11 @@ def choose_split(store: Store, config: DataConfig, seed: int, *, for_training: b
         seed=seed,
         for_training=for_training,
     )
+
+
+def check_share(store: Store, config: DataConfig) -> None:
+    """Raises InputError where data.holdout_share is set and something else is held out."""
+    try:
+        refuse_idle_share(store, config.eval_split, config.eval_fold, config.holdout_share)
+    except InputError as error:
+        raise InputError(f"data.holdout_share: {error}") from error

@@ -168,6 +168,8 @@ def test_parts_held_out(store: OpenStore) -> None:
     assert numbers(store.hold_out(fold=2).held_out) == [n for n in range(23) if n % 3 == 1 and n != 7]
     with pytest.raises(InputError, match=r"a split \(test\) and a fold \(1\) are both given; choose one"):
         store.hold_out(split="test", fold=1)
+    with pytest.raises(InputError, match=r"a share of 0\.5 is to be held out of .*; leave the share out, or name"):
+        store.hold_out(share=0.5)
     with pytest.raises(InputError, match="has no split 'eval'; it has: test, train"):
         store.hold_out(split="eval")
 

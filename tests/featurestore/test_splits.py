@@ -32,5 +32,5 @@ def test_a_share_is_by_the_sources_hash(store_root: Path, seed: int) -> None:
 def test_nothing_may_be_held_out_for_training_alone(store_root: Path) -> None:
     part = hold_out(Store(store_root), share=0)
     assert (len(part.train), len(part.held_out), part.name) == (12, 0, NOTHING)
-    with pytest.raises(InputError, match="with nothing held out there are 12 clips to train on and 0 to evaluate"):
+    with pytest.raises(InputError, match="held nothing out; name what it is to be judged by, as --split or --fold"):
         hold_out(Store(store_root), share=0, for_training=False)

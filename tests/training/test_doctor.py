@@ -128,11 +128,10 @@ def test_it_finds_what_a_run_would_refuse(
 
 
 def test_a_store_without_labels(unlabelled_store: Store, preset: Path, tmp_path: Path) -> None:
-    nothing_held_out = "data.holdout_share=0.0"
-    (missing,) = assert_as_the_run(unlabelled_store, load_config(str(preset), [nothing_held_out]), tmp_path)
+    (missing,) = assert_as_the_run(unlabelled_store, load_config(str(preset)), tmp_path)
     assert missing.found.endswith("has a label")
     assert missing.remedy.startswith("do Multi-SSL alone with --set distill.optimiser.epochs=0, or regress a teacher")
-    alone = load_config(str(preset), [nothing_held_out, "distill.optimiser.epochs=0"])
+    alone = load_config(str(preset), ["distill.optimiser.epochs=0"])
     assert not assert_as_the_run(unlabelled_store, alone, tmp_path)
 
 

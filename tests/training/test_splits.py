@@ -11,7 +11,7 @@ from manifests.errors import InputError
 from training.checkpoint import About
 from training.config import DataConfig
 from training.modelfile import choose_part, num_heard
-from training.splits import Split, choose_split
+from training.splits import Split, check_share, choose_split
 
 
 def keys(store: Store, split: Split) -> tuple[list[str], list[str]]:
@@ -85,6 +85,15 @@ def test_a_model_of_a_run_that_held_nothing_out(store_root: Path, about: About) 
     assert num_heard(model, store, store.rows()) == 12
     with pytest.raises(InputError, match="run held nothing out; name what it is to be judged by, as --split or --fold"):
         choose_part(model, store, None, None)
+
+
+def test_a_share_that_would_do_nothing(store: Store, store_root: Path) -> None:
+    check_share(store, DataConfig())
+    check_share(Store(store_root), DataConfig(holdout_share=0))
+    with pytest.raises(InputError, match=r"^data\.holdout_share: a share of 0 .* is its evaluation split, else a fold"):
+        check_share(store, DataConfig(holdout_share=0))
+    with pytest.raises(InputError, match=r"^data\.holdout_share: a share of 0.5, and a split or a fold, are to"):
+        check_share(Store(store_root), DataConfig(holdout_share=0.5, eval_fold=1))
 
 
 def test_both_parts_need_a_clip(store_root: Path) -> None:
