@@ -8,6 +8,7 @@ from torch import Tensor
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 from training import losses
+from training.augment import mix
 from training.config import DistillConfig
 from training.inference import probabilities
 from training.inputs import Inputs
@@ -42,6 +43,8 @@ def _targets(inputs: Inputs, config: DistillConfig, task: Task) -> Tensor:
     if inputs.teacher_logits is None or task.teacher_columns is None:
         return inputs.labels
     said = probabilities(inputs.teacher_logits[:, task.teacher_columns], one_label=task.one_label)
+    if inputs.mixup is not None:
+        said = mix(said, *inputs.mixup)
     return losses.mixed_target(inputs.labels, said, config.probability_weight)
 
 

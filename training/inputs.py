@@ -26,7 +26,8 @@ class Normalisation:
 class Inputs:
     """fbank (B, num_frames, F) float32, normalised; gradient_magnitude (B, L); labels (B, C), multi-hot.
 
-    teacher (B, D), and teacher_logits (B, C of the teacher), are None where there are none.
+    teacher (B, D), and teacher_logits (B, C of the teacher), are None where there are none. With mixup, `mixup` says
+    with whose clip (B,) each is mixed and its own weight (B,): the logits are not mixed, their probabilities are to be.
     """
 
     fbank: Tensor
@@ -34,6 +35,7 @@ class Inputs:
     labels: Tensor
     teacher: Tensor | None
     teacher_logits: Tensor | None
+    mixup: tuple[Tensor, Tensor] | None = None
 
 
 def prepare(
@@ -55,10 +57,10 @@ def prepare(
     def to_device(values: Tensor) -> Tensor:
         return values.to(device, non_blocking=True)
 
+    mixup = None if drawn.partner is None or drawn.weight is None else (drawn.partner, drawn.weight)
+
     def mixed(rows: Tensor) -> Tensor:
-        if drawn.partner is None or drawn.weight is None:
-            return to_device(rows)
-        return mix(to_device(rows), drawn.partner, drawn.weight)
+        return to_device(rows) if mixup is None else mix(to_device(rows), *mixup)
 
     fbank, hog = to_device(host.fbank), to_device(host.hog)
     if (views := host.about.views) is not None:
@@ -71,12 +73,13 @@ def prepare(
         hog = roll(hog, drawn.starts, grid.num_time)
     if drawn.gain_db is not None:
         fbank = gain(fbank.float(), drawn.gain_db)
-    if drawn.partner is not None and drawn.weight is not None:
-        fbank = mix_power(fbank.float(), drawn.partner, drawn.weight)
+    if mixup is not None:
+        fbank = mix_power(fbank.float(), *mixup)
     return Inputs(
         fbank=mask_bands(normalisation(fbank), drawn.time_mask, drawn.freq_mask),
         gradient_magnitude=hog.flatten(1),
         labels=mixed(host.labels),
         teacher=None if host.teacher is None else mixed(host.teacher),
-        teacher_logits=None if host.teacher_logits is None else mixed(host.teacher_logits),
+        teacher_logits=None if host.teacher_logits is None else to_device(host.teacher_logits),
+        mixup=mixup,
     )

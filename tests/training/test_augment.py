@@ -136,13 +136,18 @@ def test_mixup_mixes_inputs_labels_and_teacher_alike(seed: int) -> None:
     inputs = prepare(batch, GRID, PLAIN, CPU, Augmentation(config, seed, "s"))
     assert inputs.teacher is not None
     assert inputs.teacher_logits is not None
+    assert batch.teacher_logits is not None
+    assert inputs.mixup is not None
+    # Logits are mixed as probabilities, in the loss.
+    np.testing.assert_array_equal(inputs.teacher_logits, batch.teacher_logits)
+    assert (inputs.mixup[0] == drawn.partner).all()
+    assert (inputs.mixup[1] == drawn.weight).all()
     for clip, (partner, weight) in enumerate(zip(drawn.partner.tolist(), drawn.weight.tolist(), strict=True)):
         assert (clip < 7) == (partner < 7)
         assert (partner == clip) == (weight == 1)
         for found, own in (
             (inputs.labels, batch.labels),
             (inputs.teacher, batch.teacher),
-            (inputs.teacher_logits, batch.teacher_logits),
         ):
             assert own is not None
             np.testing.assert_allclose(found[clip], weight * own[clip] + (1 - weight) * own[partner], atol=1e-6)

@@ -68,6 +68,20 @@ def test_the_teachers_probabilities_are_mixed_in_by_weight(one_label: bool, stud
     torch.testing.assert_close(terms["classify"], slow)
 
 
+def test_a_teachers_probabilities_are_mixed_as_labels_are(student: Student, inputs: Inputs) -> None:
+    """Of a yes and a no with logits of 10 and -10, three to one: .75, where their logits' mean would say .99."""
+    partner, weight = torch.tensor([1, 0, 2, 3]), torch.tensor([0.75, 0.75, 1.0, 1.0])
+    logits = torch.full((4, 3), -10.0)
+    logits[0] = 10.0
+    labels = torch.full((4, 3), 0.5)  # mixed already
+    mixed = replace(inputs, labels=labels, teacher_logits=logits, mixup=(partner, weight))
+    task = Task(one_label=False, teacher_columns=torch.arange(3))
+    terms = distill_losses(student, mixed, configured(probability_weight=1.0), task)
+    target = torch.tensor([0.75, 0.25, 0.0, 0.0])[:, None].expand(4, 3)
+    said = student(patchify(inputs.fbank, student.grid)).logits
+    torch.testing.assert_close(terms["classify"], F.binary_cross_entropy_with_logits(said, target), rtol=1e-3, atol=0)
+
+
 def test_a_missing_teacher_row_leaves_the_labels(student: Student, inputs: Inputs) -> None:
     nothing = replace(inputs, teacher=torch.full((4, 16), torch.nan), teacher_logits=torch.full((4, 3), torch.nan))
     task = Task(one_label=True, teacher_columns=torch.arange(3))
