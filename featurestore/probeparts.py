@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.splits import EVAL_NAMES, outside_evaluation, require_fold, require_split
+from featurestore.splits import eval_split, outside_evaluation, require_fold, require_split
 from featurestore.store import Store
 from manifests.errors import InputError
 
@@ -58,7 +58,7 @@ def choose_parts(store: Store, options: PartOptions) -> Parts:
         return labelled_parts(store, [_named_splits(store, options)], "the splits asked for")
     if options.folds or len(store.folds) > 1:
         return labelled_parts(store, _folds(store, options.folds), "the store's folds, each held out in turn")
-    if (name := next((name for name in EVAL_NAMES if name in store.splits), None)) and len(store.splits) > 1:
+    if (name := eval_split(store)) and len(store.splits) > 1:
         part = Part(name, outside_evaluation(store), store.rows(split=name))
         return labelled_parts(store, [part], f"the store's split {name!r}")
     parts = _seeded_folds(store, options.seed)

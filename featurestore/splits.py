@@ -42,8 +42,9 @@ def hold_out(
     """
     if split is not None and fold is not None:
         raise InputError(f"a split ({split}) and a fold ({fold}) are both given; choose one")
-    if split is not None or (fold is None and any(name in EVAL_NAMES for name in store.splits)):
-        chosen = _by_split(store, split or next(name for name in EVAL_NAMES if name in store.splits))
+    own = eval_split(store) if fold is None else None
+    if (name := split or own) is not None:
+        chosen = _by_split(store, name)
     elif fold is not None or store.folds:
         chosen = _by_fold(store, store.folds[0] if fold is None else fold)
     else:
@@ -52,8 +53,7 @@ def hold_out(
         raise InputError(
             f"{store.location}: the model's run held nothing out; name what it is to be judged by, as --split or --fold"
         )
-    nothing_wanted = for_training and chosen.name == NOTHING
-    if (not len(chosen.held_out) and not nothing_wanted) or (for_training and not len(chosen.train)):
+    if (not len(chosen.held_out) and chosen.name != NOTHING) or (for_training and not len(chosen.train)):
         raise InputError(
             f"{store.location}: with {chosen.name} held out there are {len(chosen.train)} clips to train on and "
             f"{len(chosen.held_out)} to evaluate; both need at least one"
@@ -61,9 +61,14 @@ def hold_out(
     return chosen
 
 
+def eval_split(store: Store) -> str | None:
+    """The store's evaluation split, None where it has none."""
+    return next((name for name in EVAL_NAMES if name in store.splits), None)
+
+
 def refuse_idle_share(store: Store, split: str | None, fold: int | None, share: float) -> None:
     """Raises InputError for a share that is asked for where an evaluation split or a fold is held out instead."""
-    has_part = bool(store.folds) or any(name in EVAL_NAMES for name in store.splits)
+    has_part = bool(store.folds) or eval_split(store) is not None
     if share != DEFAULT_HOLDOUT_SHARE and (has_part or split is not None or fold is not None):
         raise InputError(
             f"a share of {share:g} is to be held out of {store.location}, and what is held out there is its evaluation "

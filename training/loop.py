@@ -193,10 +193,10 @@ class _Trainer:
         """The losses, and their gradients in the network."""
         plan = self._plan
         try:
-            with self._autocast(), compile_failures():
-                terms: dict[str, Tensor] = self._module(inputs, generator)
-            self._optimiser.zero_grad()
             with compile_failures():
+                with self._autocast():
+                    terms: dict[str, Tensor] = self._module(inputs, generator)
+                self._optimiser.zero_grad()
                 terms["loss"].backward()  # type: ignore[no-untyped-call]
         except torch.OutOfMemoryError as error:
             raise InputError(
