@@ -77,9 +77,10 @@ class Member:
 
 
 class Slice(NamedTuple):
-    """A member's clips in a batch, the shards in use with them, those that will be soon, and its step."""
+    """A member's clips in a batch, their places there, the shards in use, those that will be soon, and the step."""
 
     rows: NDArray[np.int64]
+    places: NDArray[np.int64]
     shards: NDArray[np.int64]
     coming_shards: NDArray[np.int64]
     step: int = 0
@@ -117,16 +118,13 @@ class BatchSource:
                 yield self._batch(slices, readers, pool)
 
     def _batch(self, slices: Sequence[Slice], readers: "Sequence[_MemberReader]", pool: ThreadPoolExecutor) -> Batch:
-        ends = np.cumsum([len(part.rows) for part in slices]).tolist()
-        fbanks = self._fbanks.take((ends[-1], *readers[0].reader.fbank_shape))
-        cells = self._hogs.take((ends[-1], *readers[0].reader.hog_shape))
-        parts = [
-            reader.read(part, fbanks[end - len(part.rows) : end], cells[end - len(part.rows) : end], pool)
-            for reader, part, end in zip(readers, slices, ends, strict=True)
-        ]
+        num_clips = sum(len(part.rows) for part in slices)
+        fbanks = self._fbanks.take((num_clips, *readers[0].reader.fbank_shape))
+        cells = self._hogs.take((num_clips, *readers[0].reader.hog_shape))
+        parts = [reader.read(part, fbanks, cells, pool) for reader, part in zip(readers, slices, strict=True)]
         # The sum over orientations, as a product because numpy's sums over short axes are slow.
         hog = cells.astype(np.float32) @ np.ones(cells.shape[-1], np.float32)
-        joined = parts[0] if len(parts) == 1 else _joined(parts)
+        joined = parts[0] if len(parts) == 1 else _joined(parts, np.concatenate([part.places for part in slices]))
         return replace(joined, fbank=fbanks, hog=hog)
 
 
@@ -146,7 +144,7 @@ class _MemberReader:
         self.reader.close_all_but(in_use)
         self._files.prefetch([*in_use, *part.coming_shards.tolist()])
         member, rows = self._member, part.rows
-        self.reader.read(rows, fbanks, cells, pool)
+        self.reader.read(rows, part.places, fbanks, cells, pool)
         batch = Batch(rows, member.store.keys(rows), fbanks, _NO_HOG, member.labels(rows), None, visits=part.visits)
         if member.teacher is None:
             return batch
@@ -159,16 +157,18 @@ class _MemberReader:
 _NO_HOG = np.empty((0, 0, 0), np.float32)
 
 
-def _joined(parts: Sequence[Batch]) -> Batch:
-    """The members' parts one after the other, but for fbank and HOG."""
+def _joined(parts: Sequence[Batch], places: NDArray[np.int64]) -> Batch:
+    """The members' parts together, each clip at its place, but for fbank and HOG."""
+    order = np.argsort(places)
 
     def together(arrays: Sequence[Any]) -> Any:
-        return None if any(array is None for array in arrays) else np.concatenate(arrays)
+        return None if any(array is None for array in arrays) else np.concatenate(arrays)[order]
 
     views = [part.views for part in parts if part.views is not None]
+    keys = [key for part in parts for key in part.keys]
     return Batch(
         rows=together([part.rows for part in parts]),
-        keys=[key for part in parts for key in part.keys],
+        keys=[keys[place] for place in order.tolist()],
         fbank=parts[0].fbank,
         hog=_NO_HOG,
         labels=together([part.labels for part in parts]),

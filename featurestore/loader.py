@@ -29,7 +29,7 @@ class MixedLoader:
     """Shuffled training batches of one rank from several stores in given proportions; every batch is full.
 
     The stream of a store is its order, whatever it is mixed with, and the mixed stream doesn't depend on the number of
-    ranks: rank r of w takes positions [(s w + r) b, (s w + r + 1) b) of it at step s.
+    ranks: rank r of w takes positions [(s w + r) b, (s w + r + 1) b) of it at step s. A batch is in the stream's order.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class MixedLoader:
     def _slices(self, step: int) -> list[Slice]:
         first_of_ranks = step * self._world_size * self._batch_size
         first = first_of_ranks + self._rank * self._batch_size
+        streams = self._mix.streams(first, first + self._batch_size)
         # Where all ranks are in the stream: the shards that they share.
-        places = self._mix.ranges(first_of_ranks, first_of_ranks + 1)
+        reached = self._mix.ranges(first_of_ranks, first_of_ranks + 1)
         slices = []
-        for order, (start, stop), (place, _) in zip(
-            self.orders, self._mix.ranges(first, first + self._batch_size), places, strict=True
-        ):
-            now, coming = order.shards_around(place)
+        for number, (start, stop) in enumerate(self._mix.ranges(first, first + self._batch_size)):
+            order = self.orders[number]
+            now, coming = order.shards_around(reached[number][0])
             rows, visits = order.visited(start, stop)
-            slices.append(Slice(rows, now, coming, step, visits))
+            slices.append(Slice(rows, np.flatnonzero(streams == number), now, coming, step, visits))
         return slices
 
 
@@ -128,6 +128,6 @@ def sequential_batches(
             part = rows[start : start + batch_size]
             now = np.unique(store.shard_of(part))
             first_coming = int(np.searchsorted(shards, now[-1], side="right"))
-            yield [Slice(part, now, shards[first_coming : first_coming + NUM_SHARDS_AHEAD])]
+            yield [Slice(part, np.arange(len(part)), now, shards[first_coming : first_coming + NUM_SHARDS_AHEAD])]
 
     return BatchSource([Member(store, teacher)]).read_ahead(all_slices())

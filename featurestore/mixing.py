@@ -37,6 +37,13 @@ class StreamMix:
         before, until = self._passed(start), self._passed(stop)
         return [(int(first), int(last)) for first, last in zip(before, until, strict=True)]
 
+    def streams(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The stream at each of the positions [start, stop) of the mixed stream."""
+        blocks = range(start // BLOCK_SIZE, -(-stop // BLOCK_SIZE))
+        first = blocks.start * BLOCK_SIZE
+        together = [self._block(block) for block in blocks]
+        return np.concatenate([np.empty(0, np.int64), *together])[start - first : stop - first]
+
     def _passed(self, position: int) -> NDArray[np.int64]:
         """How many positions of each stream lie before a position of the mixed one."""
         block, offset = divmod(position, BLOCK_SIZE)

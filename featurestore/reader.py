@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
@@ -40,21 +40,31 @@ class ShardReader:
         self._gap = bytearray(int(gaps[0]))
 
     def read(
-        self, rows: NDArray[np.int64], fbanks: NDArray[np.float16], hogs: NDArray[np.float16], pool: ThreadPoolExecutor
+        self,
+        rows: NDArray[np.int64],
+        places: NDArray[np.int64],
+        fbanks: NDArray[np.float16],
+        hogs: NDArray[np.float16],
+        pool: ThreadPoolExecutor,
     ) -> None:
-        """Fills `fbanks` (B, T, F) and `hogs` (B, T/16, F/16, 9), float16 and contiguous, with the clips of `rows`."""
+        """Reads the clips of `rows` to their `places` in `fbanks` (B, T, F) and `hogs` (B, T/16, F/16, 9), both float16
+        and contiguous.
+        """
         # In the order of the files, so that the disk sees runs and not jumps.
         order = np.argsort(rows, kind="stable")
         parts = np.array_split(order, NUM_THREADS)
-        for done in [pool.submit(self._read_some, part.tolist(), rows, fbanks, hogs) for part in parts]:
+        for done in [pool.submit(self._read_some, rows[part], places[part], fbanks, hogs) for part in parts]:
             done.result()
 
     def _read_some(
-        self, slots: Sequence[int], rows: NDArray[np.int64], fbanks: NDArray[np.float16], hogs: NDArray[np.float16]
+        self,
+        rows: NDArray[np.int64],
+        places: NDArray[np.int64],
+        fbanks: NDArray[np.float16],
+        hogs: NDArray[np.float16],
     ) -> None:
         shards = self._store.shard_of(rows)
-        for slot in slots:
-            row, shard = int(rows[slot]), int(shards[slot])
+        for row, shard, slot in zip(rows.tolist(), shards.tolist(), places.tolist(), strict=True):
             wanted = fbanks[slot].nbytes + len(self._gap) + hogs[slot].nbytes
             buffers = [fbanks[slot].data, self._gap, hogs[slot].data]
             file = self._file(shard)

@@ -23,6 +23,18 @@ def test_ranges_follow_one_another_and_add_up(shares: list[float], start: int, l
     assert [stop for _, stop in first] == [begin for begin, _ in second]
 
 
+@given(proportions, st.integers(0, 2**40), st.integers(0, 2100))
+def test_streams_say_position_by_position_what_ranges_count(shares: list[float], start: int, length: int) -> None:
+    mix = StreamMix(shares, 4)
+    streams = mix.streams(start, start + length)
+    assert np.bincount(streams, minlength=len(shares)).tolist() == [
+        stop - begin for begin, stop in mix.ranges(start, start + length)
+    ]
+    for place in range(0, length, 401):
+        (only,) = [n for n, (a, b) in enumerate(mix.ranges(start + place, start + place + 1)) if a < b]
+        assert streams[place] == only
+
+
 @given(proportions)
 def test_each_block_has_the_proportions_to_one_clip(shares: list[float]) -> None:
     mix = StreamMix(shares, 3)
@@ -69,15 +81,14 @@ def test_a_mixed_batch_holds_the_clips_of_both_and_each_ones_own_order(store_roo
     rows, taken = [list[int](), list[int]()], [0, 0]
     mix = StreamMix([3, 1], 5)
     for step, batch in enumerate(batches):
-        (start, stop), _ = mix.ranges(8 * step, 8 * step + 8)
-        num_first = stop - start
-        for which, part in enumerate((slice(0, num_first), slice(num_first, None))):
-            rows[which] += batch.rows[part].tolist()
-            taken[which] += len(batch.rows[part])
+        streams = mix.streams(8 * step, 8 * step + 8)
+        for which in (0, 1):
+            rows[which] += batch.rows[streams == which].tolist()
+            taken[which] += int((streams == which).sum())
         assert [store.clip(int(row)).key for row in batch.rows] == batch.keys
-        assert (batch.labels[:num_first] == store.labels(batch.rows[:num_first])).all()
-        own = store.labels(batch.rows[num_first:])
-        assert (batch.labels[num_first:] == np.stack([own[:, 2], 0 * own[:, 0], own[:, 0]], 1)).all()
+        assert (batch.labels[streams == 0] == store.labels(batch.rows[streams == 0])).all()
+        own = store.labels(batch.rows[streams == 1])
+        assert (batch.labels[streams == 1] == np.stack([own[:, 2], 0 * own[:, 0], own[:, 0]], 1)).all()
         if step < 3:
             assert all((fbank == alone[row]).all() for row, fbank in zip(batch.rows.tolist(), batch.fbank, strict=True))
     assert taken == [768, 256]
@@ -97,8 +108,7 @@ def test_ranks_share_the_mixed_stream(store_root: str) -> None:
         ]
         steps = zip(*(loader.batches(3, 5) for loader in loaders), strict=True)
         return [
-            sorted((key, int(visit)) for b in ranks for key, visit in zip(b.keys, b.visits, strict=True))
-            for ranks in steps
+            [(key, int(visit)) for b in ranks for key, visit in zip(b.keys, b.visits, strict=True)] for ranks in steps
         ]
 
     assert stream(1, 4) == stream(2, 2) == stream(4, 1)

@@ -30,9 +30,10 @@ TWO = ("--standalone", "--nproc-per-node", "2")
 UNEQUAL = ("clips_per_s", "data_wait_share")
 
 
-def torchrun(preset: Path, store: Store, run: Path, *options: str) -> None:
+def torchrun(preset: Path, stores: list[Store], run: Path, *options: str) -> None:
     changes = [part for change in CHANGES for part in ("--set", change)]
-    command = ["run", "--preset", str(preset), "--store", str(store.root), "--run", str(run), *changes, *options]
+    named = [part for store in stores for part in ("--store", str(store.root))]
+    command = ["run", "--preset", str(preset), *named, "--run", str(run), *changes, *options]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *TWO, "-m", "--", "training", *command],
         capture_output=True,
@@ -74,10 +75,13 @@ def read(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_ddp_is_one_process(copied: Store, preset: Path, tmp_path: Path) -> None:
-    with open_run([copied], load_config(str(preset), CHANGES), tmp_path / "one", CPU) as run:
+def test_ddp_over_two_stores_is_one_process(
+    copied: Store, unlabelled_store: Store, preset: Path, tmp_path: Path
+) -> None:
+    stores = [copied, Store(Path(shutil.copytree(unlabelled_store.root, tmp_path / "unlabelled")))]
+    with open_run(stores, load_config(str(preset), CHANGES), tmp_path / "one", CPU) as run:
         run_iterations(run, 2)
-    torchrun(preset, copied, tmp_path / "two", "--iter", "2")
+    torchrun(preset, stores, tmp_path / "two", "--iter", "2")
     # The own teachers have the weights' last bits in their names and values.
     assert_same_stream(read(tmp_path / "two"), read(tmp_path / "one"))
     ends = [load_checkpoint(tmp_path / name / "iter2/distill/last.pt") for name in ("one", "two")]
@@ -92,7 +96,8 @@ def test_a_teacher_alone(copied: Store, preset: Path, checkpoint_path: Path, tmp
     alone = ["distill.teacher=taught", "distill.classify=false", "multissl.optimiser.epochs=0"]
     with open_run([copied], load_config(str(preset), [*CHANGES, *alone]), tmp_path / "one", CPU) as run:
         run_iterations(run, 1)
-    torchrun(preset, copied, tmp_path / "two", "--iter", "1", *(part for change in alone for part in ("--set", change)))
+    changes = [part for change in alone for part in ("--set", change)]
+    torchrun(preset, [copied], tmp_path / "two", "--iter", "1", *changes)
     assert_same_stream(read(tmp_path / "two"), read(tmp_path / "one"))
 
 
@@ -114,7 +119,7 @@ def test_fsdp_goes_on_where_one_process_stopped(
         with pytest.raises(KeyboardInterrupt), open_run([copied], config, tmp_path / "two", CPU) as run:
             run_iterations(run, 1)
     assert load_checkpoint(tmp_path / "two/iter1/multissl/last.pt").optimiser is not None
-    torchrun(preset, copied, tmp_path / "two", "--iter", "1", "--set", "parallel=fsdp")
+    torchrun(preset, [copied], tmp_path / "two", "--iter", "1", "--set", "parallel=fsdp")
     found, expected = read(tmp_path / "two"), read(tmp_path / "one")
     # Divided weights are whole only inside a pass, so that the terms' norms aren't looked at.
     for line in (*expected, *found):
