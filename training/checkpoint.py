@@ -43,6 +43,18 @@ NOT_OURS = (
 )
 
 
+class Training(BaseModel):
+    """What weights were trained on: clips of stores' snapshots, of the first without what the run held out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    with_labels: bool
+    store_fingerprint: str
+    other_fingerprints: tuple[str, ...] = ()
+    data: DataConfig
+    seed: int
+
+
 class About(BaseModel):
     """All that is needed to use a checkpoint without the run that made it."""
 
@@ -68,10 +80,23 @@ class About(BaseModel):
     data: DataConfig
     seed: int
     held_out: str  # what the run held out, in words
+    before: tuple[Training, ...] = ()  # of the weights that the run started from, as far as they told
 
     @property
     def finished(self) -> bool:
         return self.step == self.num_steps
+
+    @property
+    def trainings(self) -> tuple[Training, ...]:
+        """All that the weights were trained on."""
+        own = Training(
+            with_labels=self.stage == "distill" and self.classifies,
+            store_fingerprint=self.store_fingerprint,
+            other_fingerprints=self.other_fingerprints,
+            data=self.data,
+            seed=self.seed,
+        )
+        return own, *self.before
 
     @property
     def normalisation(self) -> Normalisation:

@@ -209,18 +209,15 @@ def _warn(message: str) -> None:
 
 
 def _warn_of_heard(about: "About", store: Store, part: Split) -> None:
-    from training.modelfile import num_heard
+    from training.heard import warning_of
 
-    if count := num_heard(about, store, part.held_out):
-        _warn(
-            f"the model was trained with {about.held_out} held out; it has heard {count} of the {len(part.held_out)} "
-            f"clips of {part.name}"
-        )
+    if warning := warning_of(about, store, part.name, part.held_out):
+        _warn(warning)
 
 
 def _warn_of_strangers(paths: list[Path], abouts: "list[About]", store: Store) -> None:
-    from training.modelfile import heard_rows
+    from training.heard import heard_rows
 
     for path, about in zip(paths, abouts, strict=True):
-        if heard_rows(about, store) is None:
+        if heard_rows(about.trainings, store) is None:
             _warn(f"{path} was trained on another store: whether it has heard clips of this one can't be told")

@@ -72,7 +72,7 @@ def _print_finetuned(result: "Finetuned") -> None:
     table.add_row("mean ± standard deviation", str(result.spread), f"{num} {'run' if num == 1 else 'runs'}")
     Console().print(table)
     for part, heard in result.heard.items():
-        print(f"beware: the model that it starts from heard {part} before: {heard}")
+        print(f"beware: the model that it starts from was trained on clips of {part}: {heard}")
 
 
 def ablate(

@@ -14,7 +14,8 @@ from manifests.errors import InputError
 from training.checkpoint import About, Checkpoint, load_checkpoint, load_student
 from training.choices import Mode
 from training.evaluate import Evaluation, judge, predict_split
-from training.modelfile import check_classifies, check_fits, choose_part, heard_rows, load_fitting
+from training.heard import heard_rows
+from training.modelfile import check_classifies, check_fits, choose_part, load_fitting
 from training.predictions import Predictions
 from training.splits import Split
 
@@ -99,16 +100,17 @@ def choose_common_part(
 ) -> Split:
     """The part that all models held out, or the one named.
 
-    Raises InputError when one of them was trained on clips of it: its figure, and so the ensemble's, would be too good.
+    Raises InputError when one of them, or what it started from, was trained on clips of it with their labels: its
+    figure, and so the ensemble's, would be too good.
     """
     part = choose_part(abouts[0], store, split, fold)
     for path, about in zip(paths, abouts, strict=True):
-        heard = heard_rows(about, store)
+        heard = heard_rows([training for training in about.trainings if training.with_labels], store)
         if heard is not None and (overlap := len(np.intersect1d(heard, part.held_out))):
             raise InputError(
-                f"{path} held out {about.held_out} and was trained on {overlap} of the {len(part.held_out)} clips of "
-                f"{part.name}, so that an ensemble with it can't be judged there; take models that held out the same "
-                "part, or name one with --split or --fold that none of them was trained on"
+                f"{path} held out {about.held_out} and was trained, or what it started from, on {overlap} of the "
+                f"{len(part.held_out)} clips of {part.name}, so that an ensemble with it can't be judged there; take "
+                "models that held out the same part, or name one, with --split or --fold, that none was trained on"
             )
     return part
 
@@ -152,9 +154,11 @@ def _predict(checkpoint: Checkpoint, place: Place) -> Predictions:
 def average_checkpoints(paths: Sequence[Path], store: Store) -> Checkpoint:
     """A checkpoint of averaged weights, in the order of the store's labels; it says of itself what the first one says.
 
-    Its `best` and its optimiser are gone: no run reached that score, and none goes on from it.
+    But for what the others started from, which it has heard as well. Its `best` and its optimiser are gone: no run
+    reached that score, and none goes on from it.
     """
-    about = load_fitting(paths[0], store).about.model_copy(update={"best": None})
+    before = dict.fromkeys(training for about in read_abouts(paths) for training in about.before)
+    about = load_fitting(paths[0], store).about.model_copy(update={"best": None, "before": tuple(before)})
     return Checkpoint(about, average_weights(load_fitting(path, store).network for path in paths))
 
 
@@ -189,7 +193,7 @@ def check_same_part(paths: Sequence[Path], abouts: Sequence[About], store: Store
 
 
 def _trained_on(about: About, store: Store) -> tuple[Any, ...]:
-    heard = heard_rows(about, store)
+    heard = heard_rows(about.trainings, store)
     if heard is None:
         return about.store_fingerprint, about.held_out, about.seed, about.data.holdout_share
     return about.store_fingerprint, heard.tobytes()

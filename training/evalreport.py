@@ -1,7 +1,7 @@
 """One evaluation of a checkpoint, with all that `training eval` prints and keeps of it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from manifests.vocabulary import Vocabulary
 from training.bootstrap import LEVEL, SEED, Interval, bootstrap
 from training.checkpoint import About
 from training.evaluate import Evaluation, judge, predict_split
+from training.heard import heard_of
 from training.metrics import ClassFigures, class_figures
 from training.model.networks import Student
 from training.predictions import Origin, Predictions
@@ -81,7 +82,7 @@ def report_on(
     return EvalReport(
         checkpoint=str(path),
         origin=Origin(file_sha256(path), store.snapshot.fingerprint),
-        evaluation=judge(said),
+        evaluation=replace(judge(said), heard=heard_of(about.trainings, store, part.held_out)),
         num_resamples=num_resamples,
         intervals=bootstrap(said.scores, said.labels, num_resamples) if num_resamples else {},
         vocabulary=about.vocabulary,

@@ -29,7 +29,8 @@ class Evaluation:
 
     `accuracy` is None where clips have several labels; mAP and mAUC are over the classes that have a clip, and mAUC is
     None where none lacks one. `d_prime` is None where mAUC is, or where it is infinite. `feature_spread` is None of an
-    average of several models. `keys_sha256` is that of the evaluated clips' sorted keys, each with a line feed. Fields
+    average of several models. `keys_sha256` is that of the evaluated clips' sorted keys, each with a line feed.
+    `heard` says on how many of the clips the model, or one that it started from, was trained; None of none. Fields
     with a default are not in files of earlier versions.
     """
 
@@ -45,6 +46,7 @@ class Evaluation:
     d_prime: float | None = None
     num_unlabelled: int | None = None
     keys_sha256: str | None = None
+    heard: str | None = None
 
     def as_dict(self) -> dict[str, float | int | str | None]:
         return asdict(self)

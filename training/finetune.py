@@ -28,8 +28,7 @@ from training.experiment import (
 )
 from training.iterations import RANDOM
 from training.model.pretrained import TIMM
-from training.modelfile import find_checkpoint, num_heard
-from training.splits import choose_split
+from training.modelfile import find_checkpoint
 
 SUMMARY_FILE = "summary.json"
 # What a model of ours takes from the preset: its weights fit either way.
@@ -105,7 +104,8 @@ def finetune(
     by_trial = {trial.place: run_trial(trial, stores, folder, device, keep)[-1] for trial in trials}
     figure = choose_figure(by_trial.values())
     spread = spread_of([value_of(found, figure) for found in by_trial.values()])
-    result = Finetuned(by_trial, figure, spread, _heard(config, trials, stores[0]))
+    heard = {found.split: found.heard for found in by_trial.values() if found.heard is not None}
+    result = Finetuned(by_trial, figure, spread, heard)
     on_first(lambda: _write_summary(result, config, stores, folder))
     return result
 
@@ -118,24 +118,6 @@ def _refuse_another(config: RunConfig, folder: Path) -> None:
         return
     if before != config.initialise:
         raise InputError(f"{folder} has the figures of {before}, and this is {config.initialise}; choose another --run")
-
-
-def _heard(config: RunConfig, trials: Sequence[Trial], store: Store) -> dict[str, str]:
-    """Of which held-out parts the model that is fine-tuned has heard clips: it may look too good there."""
-    try:
-        about = load_checkpoint(Path(config.initialise)).about
-    except InputError:
-        return {}  # of another origin, which nothing is known of, or of a finished experiment, and gone
-    found = {}
-    for trial in trials:
-        part = choose_split(store, trial.config.data, trial.config.seed)
-        if count := num_heard(about, store, part.held_out):
-            found[part.name] = f"{count} of its {len(part.held_out)} clips, {_how(about.stage)}"
-    return found
-
-
-def _how(stage: str) -> str:
-    return "without their labels" if stage == "multissl" else "with their labels"
 
 
 def _write_summary(result: Finetuned, config: RunConfig, stores: Sequence[Store], folder: Path) -> None:

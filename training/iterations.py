@@ -16,6 +16,7 @@ from training.checkpoint import aft_weights, load_checkpoint
 from training.config import Stage
 from training.distributed import is_first, on_first
 from training.evaluate import Evaluation
+from training.heard import INITIALISED_FILE, heard_of
 from training.loop import LAST, train_stage
 from training.model.aft import AudioFeatureTransformer
 from training.model.initialise import Initialised, initialise_aft
@@ -35,7 +36,7 @@ from training.stages import (
 from training.teacher import load_checkpoint_teacher
 from training.written import write_json, writing
 
-EVAL_FILE, INITIALISED_FILE = "eval.json", "initialised.json"
+EVAL_FILE = "eval.json"
 RANDOM = "random"
 # What stands in the place of figures where nothing is held out.
 NOT_EVALUATED = {"nothing_held_out": True}
@@ -213,6 +214,8 @@ def _initialise(run: Run, aft: AudioFeatureTransformer) -> None:
     on_first(lambda: _keep_initialised(run, done))
     if is_first():
         print(f"initialised from {done}")
+        if heard := heard_of(done.before, run.store, run.split.held_out):
+            print(f"beware: what it is initialised from was trained on clips of {run.split.name}: {heard}", flush=True)
 
 
 def _keep_initialised(run: Run, done: Initialised) -> None:

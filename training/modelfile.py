@@ -1,12 +1,10 @@
-"""Models of ours as commands name them: where they lie, whether they fit a store, and what they have heard of it."""
+"""Models of ours as commands name them: where they lie, and whether they fit a store."""
 
 import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from featurestore.store import Store
 from manifests.errors import InputError
@@ -15,7 +13,7 @@ from training.checkpoint import WEIGHTS_FILE, About, Checkpoint, load_checkpoint
 from training.iterations import EVAL_FILE
 from training.loop import LAST
 from training.predictions import FILE_NAME
-from training.splits import Split, choose_split, outside_evaluation
+from training.splits import Split, choose_split
 
 
 def find_checkpoint(model: Path, *, either_stage: bool = False) -> Path:
@@ -125,21 +123,3 @@ def choose_part(about: About, store: Store, split: str | None, fold: int | None)
     if split is not None or fold is not None:
         data = data.model_copy(update={"eval_split": split, "eval_fold": fold})
     return choose_split(store, data, about.seed, for_training=False)
-
-
-def heard_rows(about: About, store: Store) -> NDArray[np.int64] | None:
-    """Rows of the store that the model was trained on; None where it was trained on other stores only."""
-    heard = []
-    for snapshot in store.file.snapshots:
-        if snapshot.fingerprint == about.store_fingerprint:
-            trained_on = Store(store.location, snapshot.number)
-            heard.append(choose_split(trained_on, about.data, about.seed).train)
-        if snapshot.fingerprint in about.other_fingerprints:
-            heard.append(outside_evaluation(Store(store.location, snapshot.number)))
-    return np.unique(np.concatenate(heard)) if heard else None
-
-
-def num_heard(about: About, store: Store, rows: NDArray[np.int64]) -> int:
-    """How many of the store's `rows` the model was trained on, as far as the store can tell."""
-    heard = heard_rows(about, store)
-    return 0 if heard is None else len(np.intersect1d(heard, rows))

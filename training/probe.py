@@ -14,8 +14,9 @@ from featurestore.probeparts import Part, PartOptions, Parts, choose_parts, labe
 from featurestore.store import Store
 from manifests.errors import InputError
 from training.checkpoint import About, Checkpoint, load_aft, load_checkpoint, provenance_of
+from training.heard import warning_of
 from training.inference import pooled_features
-from training.modelfile import check_frames, choose_part, num_heard
+from training.modelfile import check_frames, choose_part
 
 BATCH_SIZE = 64
 
@@ -62,13 +63,8 @@ def choose_model_parts(about: About, store: Store, held_out: HeldOut, seed: int)
 
 def heard_warnings(about: About, store: Store, parts: Parts) -> list[str]:
     """A line for each part whose clips to be judged by the model was trained on."""
-    with_labels = "with their labels" if about.stage == "distill" else "without labels"
-    counts = [(part, num_heard(about, store, part.test)) for part in parts.parts]
-    return [
-        f"the model was trained, {with_labels}, on {count} of the {len(part.test)} clips of {part.name}"
-        for part, count in counts
-        if count
-    ]
+    warnings = [warning_of(about, store, part.name, part.test) for part in parts.parts]
+    return [warning for warning in warnings if warning is not None]
 
 
 class _Features:

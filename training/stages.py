@@ -1,5 +1,6 @@
 """The two stages of an iteration as plans for the loop: their networks, losses and batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,9 @@ from training.augment import Augmentation
 from training.checkpoint import About
 from training.config import OptimiserConfig, Stage
 from training.distill import Task, distill_losses, teacher_columns
+from training.distributed import on_first
 from training.evaluate import Evaluation, judge, predict_split
+from training.heard import heard_of, trained_before
 from training.loop import StagePlan
 from training.model.networks import MultiSSLNetwork, Student
 from training.multissl import multissl_losses
@@ -28,6 +31,7 @@ class HeldOut:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._heard = heard_of(trained_before(run.folder), run.store, run.split.held_out)
         self.predictions: Predictions | None = None
 
     def __call__(self, network: nn.Module) -> Evaluation:
@@ -38,7 +42,7 @@ class HeldOut:
         self.predictions = predict_split(
             network, run.store, run.split, run.normalisation, run.machine.device, one_label=run.one_label
         )
-        return judge(self.predictions)
+        return replace(judge(self.predictions), heard=self._heard)
 
 
 def multissl_plan(run: Run, iteration: int, network: MultiSSLNetwork) -> StagePlan:
@@ -130,6 +134,7 @@ def _about(run: Run, stage: Stage, iteration: int, num_steps: int, caches: list[
         data=run.config.data,
         seed=run.config.seed,
         held_out=run.split.name,
+        before=on_first(lambda: trained_before(run.folder)),
     )
 
 

@@ -72,6 +72,7 @@ def write_table(
     for result in results:
         known = [str(paper.get(result.row.name, ""))] if paper else []
         lines.append(_line([*_cells(compared, result), *known]))
+    lines += [line for result in results for line in _beware(result)]
     text = "\n".join(lines) + "\n"
     content = {
         "table": number,
@@ -85,6 +86,13 @@ def write_table(
     atomic_write(folder / f"table{number}.md", text)
     atomic_write(folder / f"table{number}.json", json.dumps(content, indent=1) + "\n")
     return text
+
+
+def _beware(result: RowResult) -> list[str]:
+    """Which parts that judge a row what it started from had been trained on: such figures are no test."""
+    heard = {found.split: found.heard for found in result.by_place.values() if found.heard is not None}
+    said = "; ".join(f"{part}: {clips}" for part, clips in heard.items())
+    return ["", f'Beware: what "{result.row.name}" started from was trained on clips of {said}'] if heard else []
 
 
 def _cells(compared: Compared, result: RowResult) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,12 @@ def test_eval_of_another_part(
 ) -> None:
     command = ("eval", run, "--fold", "2", "--json", "--bootstrap", "0", "--store", store.root)
     outcome = training(*command)
-    assert "the model was trained with test held out; it has heard 4 of the 6 clips of fold 2\n" in outcome.err
+    heard = "4 of 6 clips, with their labels"
+    assert f"beware: the model was trained on clips of fold 2: {heard}\n" in outcome.err
     told = json.loads(outcome.out)
     split = choose_split(store, DataConfig(eval_fold=2), 0)
-    expected = evaluate(student, store, split, about.normalisation, CPU, one_label=True).as_dict()
+    found = evaluate(student, store, split, about.normalisation, CPU, one_label=True)
+    expected = replace(found, heard=heard).as_dict()
     assert {name: told[name] for name in expected} == expected
     # The iteration keeps only what it says of its own clips.
     assert told["predictions"] is None
@@ -124,7 +127,7 @@ def test_wrong_ensembles(training: Command, run: Path, other: Path, store: Store
     assert training("ensemble", run, "--store", store.root).err.startswith("error: an ensemble is of two models")
     outcome = training("ensemble", run, other, "--store", store.root, "--fold", "2")
     assert outcome.status == 2
-    assert re.search(r"error: .*trained on 4 of the 6 clips of fold 2, .*--split or --fold", outcome.err)
+    assert re.search(r"error: .*trained, .* on 4 of the 6 clips of fold 2, .*--split or --fold", outcome.err)
 
 
 def test_what_could_not_be_kept_is_refused_before_the_work(
@@ -168,7 +171,7 @@ def test_probe(training: Command, run: Path, store: Store) -> None:
     assert "the model was trained" not in outcome.err
     outcome = training(*command, "--all-folds", "--per-class")
     assert "mean ± std" in outcome.out
-    assert "the model was trained, with their labels, on 4 of the 6 clips of fold 2" in outcome.err
+    assert "the model was trained on clips of fold 2: 4 of 6 clips, with their labels" in outcome.err
     told = json.loads(training(*command, "--fold", "2", "--max-clips", "4", "--json").out)
     assert [(part["num_train"], part["num_evaluated"]) for part in told["parts"]] == [(4, 4)]
     assert training(*command, "--fold", "2", "--all-folds").status == 2

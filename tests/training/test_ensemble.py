@@ -142,9 +142,15 @@ def of_fold(about: About, fold: int) -> About:
 
 def test_models_that_have_heard_the_clips_are_refused(about: About, store: Store) -> None:
     paths, abouts = [Path("a"), Path("b")], [of_fold(about, 1), of_fold(about, 2)]
-    with pytest.raises(InputError, match=r"b held out fold 2 and was trained on \d+ of the \d+ clips of fold 1"):
+    with pytest.raises(
+        InputError,
+        match=r"b held out fold 2 and was trained, .* on \d+ of the \d+ clips of fold 1",
+    ):
         choose_common_part(paths, abouts, store, None, None)
-    with pytest.raises(InputError, match=r"a held out fold 1 and was trained on \d+ of the \d+ clips of fold 2"):
+    with pytest.raises(
+        InputError,
+        match=r"a held out fold 1 and was trained, .* on \d+ of the \d+ clips of fold 2",
+    ):
         choose_common_part(paths, abouts, store, None, 2)
     same = [of_fold(about, 1), of_fold(about, 1).model_copy(update={"seed": 5})]
     assert choose_common_part(paths, same, store, None, None).name == "fold 1"

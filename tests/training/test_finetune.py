@@ -91,7 +91,7 @@ def test_folds_and_seeds_are_separate_runs(store: Store, pretrained: Path, prese
     held_out = {fold: set(store.keys(store.rows(fold=fold))) for fold in (1, 3)}
     heard = {fold: len(keys - set(store.keys(store.rows(split="test")))) for fold, keys in held_out.items()}
     assert told["heard"] == {
-        f"fold {fold}": f"{heard[fold]} of its {len(held_out[fold])} clips, without their labels" for fold in (1, 3)
+        f"fold {fold}": f"{heard[fold]} of {len(held_out[fold])} clips, without their labels" for fold in (1, 3)
     }
 
 

@@ -1,10 +1,8 @@
 """Models as commands name them."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -19,9 +17,7 @@ from training.modelfile import (
     check_fits,
     choose_part,
     find_checkpoint,
-    heard_rows,
     load_fitting,
-    num_heard,
     own_predictions_file,
     reorder,
 )
@@ -116,36 +112,3 @@ def test_labels_in_another_order_are_the_same_model(
     assert load_student(moved).classifier.bias.shape == (3,)
     same = Checkpoint(about, student.state_dict())
     assert reorder(same, about.vocabulary) is same
-
-
-def test_what_a_model_has_heard(store: Store, about: About) -> None:
-    split = choose_split(store, DataConfig(), 0)
-    heard = heard_rows(about, store)
-    assert heard is not None
-    np.testing.assert_array_equal(heard, split.train)
-    assert num_heard(about, store, split.held_out) == 0
-    fold = store.rows(fold=2)
-    assert num_heard(about, store, fold) == len(set(fold.tolist()) - set(split.held_out.tolist())) > 0
-    elsewhere = about.model_copy(update={"store_fingerprint": "0" * 64})
-    assert heard_rows(elsewhere, store) is None
-    # Beside another store, all of it but the evaluation split.
-    beside = elsewhere.model_copy(update={"other_fingerprints": (store.snapshot.fingerprint,)})
-    assert num_heard(beside, store, store.rows()) == len(store.rows()) - len(store.rows(split="test")) == 14
-    assert num_heard(beside, store, store.rows(split="test")) == 0
-    assert num_heard(elsewhere, store, fold) == 0
-    # Named twice, as earlier versions allowed, it was heard in both places.
-    once = about.model_copy(update={"data": DataConfig(eval_fold=2), "held_out": "fold 2"})
-    twice = once.model_copy(update={"other_fingerprints": (store.snapshot.fingerprint,)})
-    assert num_heard(once, store, fold) == 0 < num_heard(twice, store, fold)
-
-
-def test_clips_that_came_later_were_not_heard(growing_store: tuple[Store, Callable[[], Store]], about: About) -> None:
-    first, grow = growing_store
-    trained = about.model_copy(update={"store_fingerprint": first.snapshot.fingerprint})
-    before = heard_rows(trained, first)
-    grown = grow()
-    after = heard_rows(trained, grown)
-    assert before is not None
-    assert after is not None
-    np.testing.assert_array_equal(before, after)
-    assert len(choose_split(grown, DataConfig(), 0).train) > len(after)

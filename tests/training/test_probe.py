@@ -94,9 +94,11 @@ def test_what_the_model_has_heard_is_said(about: About, store: Store) -> None:
     assert heard_warnings(about, store, own) == []
     heard = len(np.setdiff1d(store.rows(fold=2), store.rows(split="test")))
     (line,) = heard_warnings(about, store, folds)
-    assert line.startswith(f"the model was trained, with their labels, on {heard} of the ")
+    assert line.endswith(
+        f"was trained on clips of fold 2: {heard} of {len(store.rows(fold=2))} clips, with their labels"
+    )
     multissl = about.model_copy(update={"stage": "multissl"})
-    assert "without labels" in heard_warnings(multissl, store, folds)[0]
+    assert "without their labels" in heard_warnings(multissl, store, folds)[0]
 
 
 def test_a_store_of_shorter_clips_is_refused(about: About, student: Student, store: Store, tmp_path: Path) -> None:

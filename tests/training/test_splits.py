@@ -10,7 +10,8 @@ from featurestore.store import Store
 from manifests.errors import InputError
 from training.checkpoint import About
 from training.config import DataConfig
-from training.modelfile import choose_part, num_heard
+from training.heard import num_heard
+from training.modelfile import choose_part
 from training.splits import Split, check_share, choose_split
 
 
@@ -82,7 +83,7 @@ def test_a_model_of_a_run_that_held_nothing_out(store_root: Path, about: About) 
     store = Store(store_root)
     everything = DataConfig(holdout_share=0)
     model = about.model_copy(update={"data": everything, "store_fingerprint": store.snapshot.fingerprint})
-    assert num_heard(model, store, store.rows()) == 12
+    assert num_heard(model.trainings, store, store.rows()) == 12
     with pytest.raises(InputError, match="run held nothing out; name what it is to be judged by, as --split or --fold"):
         choose_part(model, store, None, None)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from manifests.errors import InputError
+from training.checkpoint import Training
 from training.config import ModelConfig
 from training.model.aft import AudioFeatureTransformer
 from training.model.pretrained import Pretrained, read_pretrained
@@ -33,10 +34,11 @@ class Initialised:
     folded: tuple[str, ...]  # LayerScale's factors, now in the layer before
     ignored: tuple[str, ...]
     kept: tuple[str, ...]  # of the AFT, as they were initialised
+    before: tuple[Training, ...] = ()  # what a checkpoint of ours was trained on
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {**asdict(self), "before": [training.model_dump(mode="json") for training in self.before]}
 
     def __str__(self) -> str:
         parts = [
@@ -85,6 +87,7 @@ def initialise_aft(aft: AudioFeatureTransformer, source: str) -> Initialised:
         folded=tuple(name for name, layer in found.folded.items() if f"{layer}.weight" in weights),
         ignored=found.ignored,
         kept=tuple(name for name in wanted if name not in weights),
+        before=found.trainings,
     )
 
 

@@ -17,7 +17,7 @@ from featurestore.teachers.asttransformer import num_patches
 from featurestore.teachers.checkpointfile import CheckpointFile, read_checkpoint
 from manifests.errors import InputError
 from manifests.geometry import PatchGrid
-from training.checkpoint import WEIGHTS_FILE, load_checkpoint
+from training.checkpoint import WEIGHTS_FILE, Training, load_checkpoint
 from training.config import ModelConfig
 from training.model.aft import AudioFeatureTransformer
 
@@ -61,7 +61,9 @@ class Pretrained:
     positions: Tensor
     folded: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
-    model: ModelConfig | None = None  # of a checkpoint of ours
+    # Of a checkpoint of ours: its sizes, and what it was trained on.
+    model: ModelConfig | None = None
+    trainings: tuple[Training, ...] = ()
 
 
 def read_pretrained(source: str) -> Pretrained:
@@ -106,15 +108,24 @@ def _fetch_with_timm(source: str) -> CheckpointFile:
 
 def _read_own(file: CheckpointFile) -> Pretrained:
     checkpoint = load_checkpoint(file.path)
-    model, prefix = checkpoint.about.model, "aft."
+    about, prefix = checkpoint.about, "aft."
+    model = about.model
     weights = {name.removeprefix(prefix): part for name, part in checkpoint.network.items() if name.startswith(prefix)}
     with torch.device("meta"):
         file.check(AudioFeatureTransformer(model).state_dict(), weights)
     grid, size = model.grid, model.grid.patch_size
     kernel = weights.pop("embedding.project.weight").reshape(-1, 1, size, size)  # (D, 1, time, frequency)
     positions = weights.pop("embedding.positions").reshape(grid.num_time, grid.num_freq, -1)
-    kind = f"a checkpoint of the {checkpoint.about.stage} stage"
-    return Pretrained(file, kind, model.depth, weights, kernel.transpose(2, 3), positions.transpose(0, 1), model=model)
+    return Pretrained(
+        file,
+        f"a checkpoint of the {about.stage} stage",
+        model.depth,
+        weights,
+        kernel.transpose(2, 3),
+        positions.transpose(0, 1),
+        model=model,
+        trainings=about.trainings,
+    )
 
 
 def _read_vit(file: CheckpointFile) -> Pretrained:
