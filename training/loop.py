@@ -1,7 +1,7 @@
 """The training loop of one stage: steps, metrics, checkpoints, and going on where it was stopped."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from training.parallel import (
     compile_blocks,
     compile_failures,
     distribute,
+    divides,
     load_optimiser_state,
     whole_optimiser_state,
 )
@@ -79,7 +80,9 @@ def train_stage(plan: StagePlan, run: Path, machine: Machine) -> Checkpoint:
     """
     folder = run / plan.name
     on_first(lambda: folder.mkdir(parents=True, exist_ok=True))
-    plan.network.to(machine.device).train()
+    if not divides(machine.parallel):
+        plan.network.to(machine.device)
+    plan.network.train()
     trainer = _Trainer(plan, folder, machine)
     about = trainer.resume()
     if not about.finished:
@@ -90,8 +93,9 @@ def train_stage(plan: StagePlan, run: Path, machine: Machine) -> Checkpoint:
                 log = opened.enter_context(MetricsLog(run, plan.name, about.step))
                 shown = opened.enter_context(ProgressDisplay("steps", about.num_steps - about.step))
                 shown.describe(plan.name)
-            about = trainer.train(about, log, shown)
-    return Checkpoint(about, trainer.whole.state())
+            with _room_on_device(plan):
+                about = trainer.train(about, log, shown)
+    return Checkpoint(about, trainer.whole.state(everywhere=True))
 
 
 class _Trainer:
@@ -104,7 +108,7 @@ class _Trainer:
             compile_blocks(plan.network)
         # Without DDP around it: for what is looked at beside training.
         self._bare = LossModule(plan.network, plan.losses)
-        self._module = distribute(plan.network, plan.losses, machine.parallel, machine.autocast)
+        self._module = distribute(plan.network, plan.losses, machine.parallel, machine.device)
         self._optimiser = make_optimiser(plan.network, plan.optimiser, plan.peak_lr, machine.device)
 
     def resume(self) -> About:
@@ -115,7 +119,8 @@ class _Trainer:
         path, plan = self._folder / LAST, self._plan
         if not path.exists():
             return plan.about
-        checkpoint = load_checkpoint(path, self._machine.device)
+        divided = divides(self._machine.parallel)
+        checkpoint = load_checkpoint(path, "cpu" if divided else self._machine.device)
         about, unchanged = checkpoint.about, {"step": 0, "best": None}
         if about.model_copy(update=unchanged) != plan.about.model_copy(update=unchanged):
             raise InputError(f"{path} belongs to another configuration or store; choose another --run folder")
@@ -144,7 +149,8 @@ class _Trainer:
         batches = watch.timed(host_batches(wanted, self._machine.device))
         for step, batch in enumerate(batches, start=about.step + 1):
             evaluated = step % evaluate_every == 0 or step == num_steps
-            self._step(step, num_steps, batch, watch, look_closer=evaluated)
+            # At the first step, too: what doesn't fit into the memory beside it shows at once.
+            self._step(step, num_steps, batch, watch, look_closer=evaluated or step == 1)
             saved = step % plan.checkpoint_every_steps == 0 or evaluated
             if watch.is_full or saved:
                 num_read = len(watch.steps)
@@ -178,7 +184,7 @@ class _Trainer:
 
     def _norms(self, inputs: Inputs, step: int) -> dict[str, Tensor]:
         """Each term's gradient norm, in a pass of its own: the step itself stays what it is."""
-        if self._machine.parallel == "fsdp" and world_size() > 1:
+        if divides(self._machine.parallel):
             return {}  # whose weights are only whole inside a pass
         masks = generator_for(self._plan.seed, self._plan.name, step, "masks", device=self._machine.device)
         # Compiled blocks give their buffers away in the first of several backward passes.
@@ -191,18 +197,11 @@ class _Trainer:
 
     def _backward(self, inputs: Inputs, generator: torch.Generator) -> dict[str, Tensor]:
         """The losses, and their gradients in the network."""
-        plan = self._plan
-        try:
-            with compile_failures():
-                with self._autocast():
-                    terms: dict[str, Tensor] = self._module(inputs, generator)
-                self._optimiser.zero_grad()
-                terms["loss"].backward()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"{plan.name}: the device's memory is too small for batches of {plan.optimiser.batch_size}; set a "
-                "smaller batch_size, model.recompute=true, or take a smaller preset"
-            ) from error
+        with compile_failures():
+            with self._autocast():
+                terms: dict[str, Tensor] = self._module(inputs, generator)
+            self._optimiser.zero_grad()
+            terms["loss"].backward()  # type: ignore[no-untyped-call]
         return terms
 
     def _keep_best(self, about: About, step: int, log: MetricsLog | NoLog, watch: Watch) -> About:
@@ -210,8 +209,9 @@ class _Trainer:
         plan = self._plan
         score = -watch.take_mean_loss()
         if plan.evaluate is not None:
-            evaluate, network = plan.evaluate, self.whole.network()
-            evaluation = plan.evaluation = on_first(lambda: evaluate(network))
+            evaluate = plan.evaluate
+            with self.whole.network(self._machine.device) as network:
+                evaluation = plan.evaluation = on_first(lambda: evaluate(network))
             figures = {f"eval_{name}": value for name, value in evaluation.as_dict().items() if value is not None}
             log.write(step, figures)
             # Before the checkpoint: a run that goes on from it doesn't evaluate this step again.
@@ -232,6 +232,18 @@ class _Trainer:
         checkpoint = Checkpoint(about, self.whole.state(), optimiser)
         on_first(lambda: save_checkpoint(checkpoint, self._folder / LAST))
         watch.restart_clock()  # which counts neither evaluation nor saving
+
+
+@contextmanager
+def _room_on_device(plan: StagePlan) -> Iterator[None]:
+    """Turns a device without memory, in a step or beside it, into an InputError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{plan.name}: the device's memory is too small for batches of {plan.optimiser.batch_size}; set a "
+            "smaller batch_size, model.recompute=true, or take a smaller preset"
+        ) from error
 
 
 def _local(norm: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifests.errors import InputError, first_line
-from training.distributed import world_size
+from training.distributed import is_first, world_size
 from training.inputs import Inputs
 from training.model.transformer import Block
 
@@ -53,31 +53,38 @@ def compile_failures() -> Iterator[None]:
         ) from error
 
 
-def distribute(network: nn.Module, losses: Losses, parallel: Parallel, autocast: torch.dtype | None) -> nn.Module:
+def divides(parallel: Parallel) -> bool:
+    """Whether weights are divided over processes: then no device ever holds all of them, but to evaluate them."""
+    return parallel == "fsdp" and world_size() > 1
+
+
+def distribute(network: nn.Module, losses: Losses, parallel: Parallel, device: torch.device) -> nn.Module:
     """The module whose forward pass gives the losses, over all processes; `network`'s weights are divided in place by
-    fsdp, so the optimiser must be made afterwards.
+    fsdp, and moved to the device a block at a time, so the optimiser must be made afterwards.
     """
     module = LossModule(network, losses)
     if world_size() == 1:
         return module
-    if parallel == "ddp":
+    if not divides(parallel):
         # Which weights have a gradient is the same in each step: the perceptrons, for instance, have none in Multi-SSL.
         return DistributedDataParallel(module, static_graph=True, gradient_as_bucket_view=True)
-    _shard(module, autocast)
+    _shard(module, device)
     return module
 
 
-def _shard(module: LossModule, autocast: torch.dtype | None) -> None:
-    """FSDP2: each block's weights, and the rest, are divided over the processes, and gathered when they are needed."""
+def _shard(module: LossModule, device: torch.device) -> None:
+    """FSDP2: each block's weights, and the rest, are divided over the processes, and gathered when they are needed.
+
+    In float32, as are their gradients' sums: what bfloat16 there would save of traffic, losses would show.
+    """
     # Imported here: it takes a second, and one process does without it.
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(next(module.parameters()).device.type, (world_size(),))
-    policy = MixedPrecisionPolicy() if autocast is None else MixedPrecisionPolicy(param_dtype=autocast)
+    mesh = init_device_mesh(device.type, (world_size(),))
     for part in module.modules():
         if isinstance(part, Block):
-            fully_shard(part, mesh=mesh, mp_policy=policy)
+            fully_shard(part, mesh=mesh)
     fully_shard(module, mesh=mesh)
 
 
@@ -87,30 +94,52 @@ class WholeNetwork:
     def __init__(self, network: nn.Module, parallel: Parallel) -> None:
         """To be made before the network is distributed."""
         self._network = network
-        self._copy = copy.deepcopy(network) if parallel == "fsdp" and world_size() > 1 else None
+        self._divided = divides(parallel)
+        # For evaluation, which the first process does; on the host in between.
+        self._copy = copy.deepcopy(network).cpu() if self._divided and is_first() else None
 
-    def state(self) -> dict[str, Tensor]:
-        """The state dict with whole tensors; every process must ask for it at the same time."""
-        return {name: _whole(value) for name, value in self._network.state_dict().items()}
+    def state(self, *, everywhere: bool = False) -> dict[str, Tensor]:
+        """The state dict with whole tensors; every process must ask for it at the same time.
+
+        Of divided weights it is on the host, and without `everywhere` the first process's alone.
+        """
+        keep = everywhere or is_first()
+        gathered = {name: _whole(value, keep=keep) for name, value in self._network.state_dict().items()}
+        return {name: value for name, value in gathered.items() if value is not None}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Loads a state dict of whole tensors."""
         own = self._network.state_dict()
         self._network.load_state_dict({name: _like(value, own.get(name)) for name, value in state.items()})
 
-    def network(self) -> nn.Module:
-        """The network with all of its weights; every process must ask for it at the same time."""
+    @contextmanager
+    def network(self, device: torch.device) -> Iterator[nn.Module]:
+        """The network with all of its weights on the device, in the first process; every process must ask for it."""
+        if not self._divided:
+            yield self._network
+            return
+        state = self.state()
         if self._copy is None:
-            return self._network
-        self._copy.load_state_dict(self.state())
-        return self._copy
+            yield self._network
+            return
+        self._copy.load_state_dict(state)
+        try:
+            yield self._copy.to(device)
+        finally:
+            self._copy.cpu()
 
 
 def whole_optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state dict with whole tensors; every process must ask for it at the same time."""
+    """The optimiser's state dict with whole tensors; every process must ask for it at the same time.
+
+    Of divided weights it is on the host, and the first process's alone.
+    """
     content = optimiser.state_dict()
     state = {
-        index: {name: _whole(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+        index: {
+            name: _whole(value, keep=is_first()) if isinstance(value, Tensor) else value
+            for name, value in values.items()
+        }
         for index, values in content["state"].items()
     }
     return {**content, "state": state}
@@ -129,11 +158,12 @@ def load_optimiser_state(optimiser: torch.optim.Optimizer, content: dict[str, An
     optimiser.load_state_dict({**content, "state": state})
 
 
-def _whole(value: Tensor) -> Tensor:
+def _whole(value: Tensor, *, keep: bool) -> Tensor | None:
+    """The whole of a tensor: of a divided one on the host, so that devices hold one whole tensor at a time."""
     if not _is_divided(value):
         return value
     whole: Tensor = value.full_tensor()  # type: ignore[attr-defined]
-    return whole
+    return whole.cpu() if keep else None
 
 
 def _like(value: Tensor, own: Tensor | None) -> Tensor:

@@ -84,9 +84,8 @@ class Watch:
             self.recent_loss.append(named["loss"])
         self.log.flush()
         self.steps = []
-        text = (
-            f"loss {by_step[-1][0]:.4f}, {num_clips / elapsed_s:.0f} clips/s, data wait {self.waited_s / elapsed_s:.0%}"
-        )
+        speed_text = f"{num_clips / elapsed_s:.0f} clips/s, data wait {self.waited_s / elapsed_s:.0%}"
+        text = f"{_shown(named)}, {speed_text}"
         self.restart_clock()
         return text
 
@@ -119,6 +118,13 @@ class Watch:
             )
             + "The last good checkpoint is kept"
         )
+
+
+def _shown(values: dict[str, float]) -> str:
+    """The loss and its terms, in short."""
+    terms = [name for name in values if not name.startswith(("loss", GRADIENT_NORM, FEATURE_SPREAD))]
+    inside = ", ".join(f"{name} {values[name]:.3g}" for name in terms)
+    return f"loss {values['loss']:.4f}" + (f" ({inside})" if len(terms) > 1 else "")
 
 
 def _guilty(names: list[str]) -> list[str]:

@@ -272,6 +272,18 @@ def still(plan: StagePlan) -> StagePlan:
     return replace(plan, losses=lambda *_: {"loss": sum((weight * 0.0).sum() for weight in weights)})
 
 
+@pytest.mark.parametrize("place", ["training.loop.norms_by_term", "torch.optim.AdamW.step", "training.loop.prepare"])
+def test_a_device_without_memory_is_one_line(
+    multissl: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(place, full)
+    with pytest.raises(InputError, match=r"iter1/multissl: the device's memory is too small for batches of \d+; set a"):
+        train_stage(multissl(), tmp_path, CPU)
+
+
 def test_matrices_decay_and_vectors_and_positions_do_not(multissl: MakePlan, tmp_path: Path) -> None:
     plan = still(multissl())
     with torch.no_grad():

@@ -24,6 +24,7 @@ from training.parallel import (
 )
 from training.watch import norms_by_term
 
+CPU = torch.device("cpu")
 OPTIMISER = OptimiserConfig(epochs=1, batch_size=5, peak_lr=1e-2)
 
 
@@ -34,7 +35,7 @@ def student(tiny: ModelConfig) -> Student:
 
 def module(student: Student) -> torch.nn.Module:
     config = DistillConfig(optimiser=OPTIMISER)
-    return distribute(student, lambda inputs, _: distill_losses(student, inputs, config, Task(True)), "ddp", None)
+    return distribute(student, lambda inputs, _: distill_losses(student, inputs, config, Task(True)), "ddp", CPU)
 
 
 # torch looks at it itself when it traces a block.
@@ -42,6 +43,7 @@ looked_at = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor t
 
 
 @looked_at
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # torch's own advice
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 def test_compiled_blocks_say_the_same_and_may_be_looked_at(student: Student, inputs: Inputs) -> None:
     compiled = copy.deepcopy(student)
@@ -65,7 +67,8 @@ def test_one_process_is_not_wrapped_and_its_state_is_its_own(student: Student, i
     whole = WholeNetwork(student, "fsdp")
     wrapped = module(student)
     assert type(wrapped) is LossModule
-    assert whole.network() is student
+    with whole.network(CPU) as network:
+        assert network is student
     optimiser = make_optimiser(student, OPTIMISER, 1e-2, torch.device("cpu"))
     wrapped(inputs, torch.Generator())["loss"].backward()
     optimiser.step()

@@ -76,7 +76,7 @@ def test_norms_are_those_worked_out_by_hand() -> None:
 def test_looking_closer_changes_nothing(
     store: Store, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The closer looks of each second step, and those at the end of a stage alone."""
+    """The closer looks of each second step, and those at the first and the last step of a stage alone."""
     lines, weights = [], []
     alone = config.model_copy(update={"distill": config.distill.model_copy(update={"teacher": "none"})})
     for number in (1, 3):
@@ -90,7 +90,7 @@ def test_looking_closer_changes_nothing(
             [load_checkpoint(folder / f"iter1/{stage}/last.pt").network for stage in ("multissl", "distill")]
         )
     looked = [[any("gradient_norm/" in name for name in line) for line in run] for run in lines]
-    assert looked == [2 * [False, False, False, False, False, True], 2 * [False, True, False, True, False, True]]
+    assert looked == [2 * [True, False, False, False, False, True], 2 * [True, True, False, True, False, True]]
     unequal = ("gradient_norm/", "clips_per_s", "data_wait_share")
     one, other = ([{k: v for k, v in line.items() if not k.startswith(unequal)} for line in run] for run in lines)
     assert one == other
@@ -152,6 +152,13 @@ def test_the_guilty_are_named_alone(figures: dict[str, float], guilty: str) -> N
     assert "All of its clips' values are finite" in said
     assert read == [7]
     assert watch.recent_loss == [1.0]
+
+
+def test_the_display_has_the_terms() -> None:
+    watch = Watch("s", NoLog(), 1, lambda _: make_batch())
+    values = {"loss": 2.5, "intra_kl": 0.12345, "inter_mse": 20.0, "feature_spread": 1.0, "gradient_norm/intra_kl": 3.0}
+    watch.add(1, {name: torch.tensor(value) for name, value in values.items()}, ["k"], 0.1)
+    assert watch.flush().startswith("loss 2.5000 (intra_kl 0.123, inter_mse 20), ")
 
 
 def test_losses_are_averaged_and_logged_in_their_order() -> None:
