@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from featurestore.cachefiles import cache_lock, write_cache_checksums
+from featurestore.cachefiles import Precision, cache_lock, write_cache_checksums
 from featurestore.cacheplan import CacheOptions, CachePlan, plan_cache
 from featurestore.store import Store
 from featurestore.teachercache import TeacherCache, create_cache
@@ -44,7 +44,7 @@ def build_cache(plan: CachePlan, pool: TeacherPool) -> BuildResult:
         raise InputError(why_not)
     precision = plan.precision(pool.on_cuda)
     with cache_lock(store, plan.name):
-        cache = create_cache(store, plan.name, plan.attributes(precision), plan.row_shapes)
+        cache = _create(plan, precision)
         shards = range(store.snapshot.num_shards)
         # What is complete needs no waveforms any more.
         if why_not is not None and not all(map(cache.has_shard, shards)):
@@ -54,6 +54,16 @@ def build_cache(plan: CachePlan, pool: TeacherPool) -> BuildResult:
         write_cache_checksums(store, plan.name)
     # Opened again: workers have written it since.
     return BuildResult(TeacherCache(store, plan.name, writable=True), len(store) - len(failures), failures)
+
+
+def begin_cache(plan: CachePlan, *, on_cuda: bool) -> None:
+    """Makes a cache as planned, or opens it again, and fills nothing. Raises InputError as `build_cache`."""
+    with cache_lock(plan.store, plan.name):
+        _create(plan, plan.precision(on_cuda))
+
+
+def _create(plan: CachePlan, precision: Precision) -> TeacherCache:
+    return create_cache(plan.store, plan.name, plan.attributes(precision), plan.row_shapes)
 
 
 def _fill(job: TeacherJob, pool: TeacherPool, shards: range) -> list[str]:

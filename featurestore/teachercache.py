@@ -1,7 +1,7 @@
 """A teacher's outputs for every clip of a store, in Zarr v3: one Zarr chunk belongs to one tar."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any, Literal
 
@@ -155,10 +155,12 @@ class TeacherCache:
         """Whether every clip of a shard has finite values in all arrays."""
         return not len(self.missing_rows(shard))
 
-    def shard_values(self, shard: int) -> dict[Output, NDArray[np.float16]]:
-        """What there is of a shard, to be completed: (clips_per_shard, ...) each, all NaN where a chunk is damaged."""
+    def shard_values(self, shard: int, outputs: Sequence[Output] | None = None) -> dict[Output, NDArray[np.float16]]:
+        """What there is of a shard, of all `outputs` or some: (clips_per_shard, ...) each, all NaN where a chunk is
+        damaged.
+        """
         values: dict[Output, NDArray[np.float16]] = {}
-        for output in self.outputs:
+        for output in self.outputs if outputs is None else outputs:
             try:
                 self._check_listed(output, shard)
                 values[output] = self.read(output, shard).copy()

@@ -22,7 +22,7 @@ from training.experiment import check_start
 from training.iterations import RANDOM
 from training.plan import Plan, make_plan, stages_of
 from training.rates import FREE_SHARE, GIB, measured_rate, memory_bytes, small_enough
-from training.run import NO_TEACHER, OWN_TEACHER, check_sources
+from training.run import NO_TEACHER, OWN_TEACHER, check_sources, check_teachers
 from training.sources import Source, make_sources
 from training.splits import choose_split
 from training.steptrial import uses_autocast
@@ -148,6 +148,7 @@ def examine_sources(sources: Sequence[Source], config: RunConfig) -> Iterator[Fi
             return
     try:
         check_sources(sources, config)
+        check_teachers(sources, config)
     except InputError as error:
         yield refusal("training run", error)
     else:
@@ -155,7 +156,7 @@ def examine_sources(sources: Sequence[Source], config: RunConfig) -> Iterator[Fi
 
 
 def examine_teacher(store: Store, teacher: str) -> Finding:
-    """Whether the store has the teacher's cache; which clips it lacks is for :func:`training.run.check_sources`."""
+    """Whether the store has the teacher's cache; which clips it lacks is for :func:`training.run.check_teachers`."""
     name = f"teacher {teacher}"
     try:
         attributes = TeacherCache(store, teacher).attributes

@@ -19,7 +19,7 @@ from training.iterations import EVAL_FILE, RANDOM, read_evaluation, run_iteratio
 from training.loop import LAST
 from training.model.aft import AudioFeatureTransformer
 from training.model.initialise import initialise_aft
-from training.run import choose_sources, open_run
+from training.run import check_teachers, choose_sources, open_run
 from training.splits import choose_split
 
 Figure = Literal["accuracy", "mAP"]
@@ -117,7 +117,7 @@ def _check_trial(config: RunConfig, stores: Sequence[Store]) -> None:
             "figures; the first --store must have labels, and data.holdout_share, .eval_split or .eval_fold name "
             "clips with some"
         )
-    choose_sources(stores, config)
+    check_teachers(choose_sources(stores, config)[1], config)
 
 
 def is_finished(trial: Trial, folder: Path) -> bool:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from featurestore.build import build_teacher
 from featurestore.teachercache import TeacherCache
 from ingest.diskroom import disk_room
 from ingest.layout import TEACHER_FOLDER
@@ -20,6 +19,7 @@ from training.heard import INITIALISED_FILE, heard_of
 from training.loop import LAST, train_stage
 from training.model.aft import AudioFeatureTransformer
 from training.model.initialise import Initialised, initialise_aft
+from training.ownteacher import build_own
 from training.predictions import FILE_NAME, Origin, write_predictions
 from training.run import NO_TEACHER, OWN_TEACHER, Run
 from training.sources import open_teachers
@@ -33,7 +33,6 @@ from training.stages import (
     stage_folder,
     stage_name,
 )
-from training.teacher import load_checkpoint_teacher
 from training.written import write_json, writing
 
 EVAL_FILE = "eval.json"
@@ -240,15 +239,4 @@ def _teacher_name(run: Run, iteration: int) -> str | None:
         return None
     if wanted != OWN_TEACHER:
         return wanted
-    return on_first(lambda: _build_own(run, last_checkpoint(run, iteration - 1)))
-
-
-def _build_own(run: Run, checkpoint: Path) -> str:
-    teacher = load_checkpoint_teacher(checkpoint).to(run.machine.device)
-    # Named by content: two runs' teachers, or one trained anew, never share a cache.
-    name = f"own-{teacher.provenance['checkpoint_sha256'][:12]}"
-    for source in run.sources:
-        result = build_teacher(source.store, teacher, name)
-        if result.failures:
-            raise InputError(f"the previous iteration's model has no embedding for {result.failures[0]}")
-    return name
+    return build_own(run, last_checkpoint(run, iteration - 1))

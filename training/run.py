@@ -19,6 +19,7 @@ from training.runfolder import claimed
 from training.schedule import num_steps_of
 from training.sources import (
     Source,
+    check_complete,
     check_proportions,
     distill_loader,
     is_multi_label,
@@ -82,6 +83,7 @@ def open_run(stores: Sequence[Store], config: RunConfig, folder: Path, device: t
     refused is refused before anything is written.
     """
     split, sources = choose_sources(stores, config)
+    on_first(lambda: check_teachers(sources, config))
     config = _resolved(sources, config, device)
     with ExitStack() as opened:
         on_first(lambda: opened.enter_context(claimed(folder, stores, config, device)))
@@ -136,6 +138,13 @@ def check_sources(sources: Sequence[Source], config: RunConfig) -> None:
             teacher_columns(store.file.vocabulary, caches[0].attributes.vocabulary)
     if caches or not (distill.views or distill.probability_weight):
         distill_loader(sources, distill, caches, 0)
+
+
+def check_teachers(sources: Sequence[Source], config: RunConfig) -> None:
+    """Refuses caches that lack clips to train on: not in :func:`choose_sources`, because every row of them is read."""
+    distill = config.distill
+    if distill.optimiser.epochs > 0 and distill.teacher not in (NO_TEACHER, OWN_TEACHER):
+        check_complete(sources, open_teachers(sources, distill.teacher))
 
 
 def _resolved(sources: Sequence[Source], config: RunConfig, device: torch.device) -> RunConfig:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from featurestore.balanced import BalancedOrder, class_weights
 from featurestore.batches import Member
+from featurestore.cachefiles import Output
 from featurestore.loader import MixedLoader, Part
 from featurestore.order import ClipOrder, Order
 from featurestore.store import Store
@@ -47,20 +48,8 @@ def make_sources(stores: Sequence[Store], split: Split) -> list[Source]:
 
 
 def open_teachers(sources: Sequence[Source], name: str) -> list[TeacherCache]:
-    """The cache `name` of each store.
-
-    Raises InputError when one lacks it, lacks clips to train on (they would not be distilled), or has it from another
-    teacher.
-    """
+    """The cache `name` of each store. Raises InputError when one lacks it, or has it from another teacher."""
     caches = [TeacherCache(source.store, name) for source in sources]
-    for source, cache in zip(sources, caches, strict=True):
-        shards = np.unique(source.store.shard_of(source.rows))
-        lacking = np.intersect1d(np.concatenate([cache.missing_rows(int(shard)) for shard in shards]), source.rows)
-        if len(lacking):
-            raise InputError(
-                f"{cache.path} lacks {len(lacking)} of the {len(source.rows)} clips to train on, for instance "
-                f"{source.store.keys(lacking[:1])[0]}; run `featurestore build-teacher` again to complete it"
-            )
     for cache in caches[1:]:
         if (cache.attributes.teacher, cache.attributes.provenance) != (
             caches[0].attributes.teacher,
@@ -71,6 +60,26 @@ def open_teachers(sources: Sequence[Source], name: str) -> list[TeacherCache]:
                 "`featurestore build-teacher` command"
             )
     return caches
+
+
+def check_complete(sources: Sequence[Source], caches: Sequence[TeacherCache]) -> None:
+    """Raises InputError when a cache lacks clips to train on, which would not be distilled. Reads all that is trained
+    with, which takes a while for millions of clips: a run does it once.
+    """
+    for source, cache in zip(sources, caches, strict=True):
+        shards = np.unique(source.store.shard_of(source.rows))
+        missing = [cache.missing_rows(int(shard), _trained_with(cache, int(shard))) for shard in shards]
+        lacking = np.intersect1d(np.concatenate(missing), source.rows)
+        if len(lacking):
+            raise InputError(
+                f"{cache.path} lacks {len(lacking)} of the {len(source.rows)} clips to train on, for instance "
+                f"{source.store.keys(lacking[:1])[0]}; run `featurestore build-teacher` again to complete it"
+            )
+
+
+def _trained_with(cache: TeacherCache, shard: int) -> dict[Output, NDArray[np.float16]]:
+    """A shard's rows of all outputs but tokens, which are a thousand times as many."""
+    return cache.shard_values(shard, [output for output in cache.outputs if output != "tokens"])
 
 
 def multissl_loader(sources: Sequence[Source], config: MultiSSLConfig, seed: int) -> MixedLoader:

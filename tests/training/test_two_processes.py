@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from featurestore.build import build_teacher
 from featurestore.store import Store
+from featurestore.teachercache import TeacherCache
+from ingest.sourcefile import file_sha256
 from manifests.errors import InputError
 from training import stages
 from training.checkpoint import load_checkpoint
@@ -88,6 +91,15 @@ def test_ddp_over_two_stores_is_one_process(
     unequal = {"teacher": None, "best": None}
     assert ends[0].about.model_copy(update=unequal) == ends[1].about.model_copy(update=unequal)
     assert_same_weights(ends[1].network, ends[0].network)
+    # Each process filled its shards of the own teacher's caches.
+    first = tmp_path / "two/iter1/distill/last.pt"
+    for store in map(Store, (stores[0].root, stores[1].root)):
+        alone = build_teacher(store, load_checkpoint_teacher(first), "alone").cache
+        together = TeacherCache(store, f"own-{file_sha256(first)[:12]}")
+        for shard in range(store.snapshot.num_shards):
+            assert together.has_shard(shard)
+            for output, values in alone.shard_values(shard).items():
+                np.testing.assert_allclose(together.read(output, shard), values, rtol=1e-2, atol=1e-2)
 
 
 def test_a_teacher_alone(copied: Store, preset: Path, checkpoint_path: Path, tmp_path: Path) -> None:
