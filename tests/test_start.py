@@ -54,3 +54,25 @@ def test_a_shell_completes_words(words: str, completed: list[str]) -> None:
         [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == completed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("training predict", "(0, for --events 0.5)"),
+        ("training plan", "(0.5)"),
+        ("featurestore inspect", "(200)"),
+        ("featurestore probe", "(each in turn)"),
+        ("featurestore verify-teacher", "(none)"),
+    ],
+)
+def test_help_shows_defaults_that_are_words(words: str, said: str) -> None:
+    """Written as `[default: ...]` into the help itself, they would be taken for markup."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words.split(), "--help"],
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"[default: {said}]" in done.stdout

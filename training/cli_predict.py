@@ -62,7 +62,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="At most so many tags a file, or a window.")] = 5,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="No tags or events below this.  [default: 0, for --events 0.5]"),
+        typer.Option(min=0, max=1, help="No tags or events below this.", show_default="0, for --events 0.5"),
     ] = None,
     aggregate: Annotated[
         Literal["mean", "max"], typer.Option(help="What a file's windows together say of a label.")
