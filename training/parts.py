@@ -1,8 +1,6 @@
 """Work on many files kept in parts beside its result: stopped anywhere, the same work goes on after the last part."""
 
-import csv
 import hashlib
-import io
 import json
 import shutil
 import time
@@ -15,6 +13,7 @@ from typing import Any, Protocol
 
 from ingest.atomic import atomic_path, atomic_write, exclusive, remove_stale
 from ingest.ledger import ClipError
+from manifests.csvtext import csv_lines
 from training.audiofiles import shown
 from training.hearing import FileEnd, HeardWindow
 from training.written import writing
@@ -149,11 +148,8 @@ def write_failures(out: Path, failures: Sequence[Failure]) -> Path | None:
     if not failures:
         path.unlink(missing_ok=True)
         return None
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", "reason", "message"))
-    writer.writerows((failure.file, failure.reason, failure.message) for failure in failures)
-    atomic_write(path, text.getvalue())
+    rows = [(failure.file, failure.reason, failure.message) for failure in failures]
+    atomic_write(path, csv_lines([("file", "reason", "message"), *rows]))
     return path
 
 

@@ -1,7 +1,5 @@
 """Tags of files as people and programs read them: lines, tables, JSON lines and CSV."""
 
-import csv
-import io
 import json
 from typing import Any, Literal
 
@@ -9,6 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from manifests.csvtext import csv_lines
 from training.predict import FileTags, Tag, tags_as_json
 
 Format = Literal["table", "json", "csv"]
@@ -45,13 +44,6 @@ def as_csv(said: FileTags, *, with_windows: bool, with_events: bool) -> str:
     else:
         rows = [(0.0, said.end_s, tag) for tag in said.tags]
     return csv_lines([_row(said.file, *row) for row in rows])
-
-
-def csv_lines(rows: list[tuple[str, ...]]) -> str:
-    """Rows as CSV, each with its line end."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def as_lines(said: FileTags) -> str:
