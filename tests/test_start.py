@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import entry_points
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -24,8 +25,17 @@ def test_a_package_alone_imports_nothing_slow(package: str) -> None:
 
 @pytest.mark.parametrize("name", ["ingest", "featurestore", "training"])
 def test_a_command_starts_without_what_it_may_not_need(name: str) -> None:
-    (script,) = entry_points(group="console_scripts", name=name)
-    assert imported_by(f"import {script.module}") == set()
+    assert imported_by(f"import {name}.cli") == set()
+
+
+def test_the_scripts_are_guarded_from_the_start() -> None:
+    """They import next to nothing before Ctrl-C is guarded against."""
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {name: f"{name}.__main__:main" for name in ("ingest", "featurestore", "training")}
+    for name in scripts:
+        code = f"import sys; import {name}.__main__; print({{'typer', 'rich', 'numpy'}} & set(sys.modules))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "set()\n"
 
 
 def test_the_trainer_never_imports_what_fetches_and_decodes() -> None:
