@@ -262,6 +262,10 @@ def test_multissl_gives_embeddings_checked_on_made_sounds(about: About, tmp_path
     assert "## Labels" not in card
     assert "(embedding," not in card
     assert "embedding, = model(" in card
+    assert "training predict" not in card
+    assert "audio-tagging" not in card
+    assert "| model.safetensors | the weights; `training embed --model` reads them |" in card
+    assert "\n    training embed clip.mp3 --out clip.parquet --model .\n" in card
 
 
 def test_the_command(training: Callable[..., Any], run_folder: Path, tmp_path: Path, waveform: np.ndarray) -> None:
