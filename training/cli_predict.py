@@ -162,9 +162,11 @@ def _choose_format(
 ) -> Literal["table", "json", "csv"]:
     if as_json and format_ not in (None, "json"):
         raise InputError(f"--json and --format {format_} contradict each other; leave out one of them")
-    if as_json:
-        return "json"
-    return format_ or (FORMAT_OF_SUFFIX.get(out.suffix.lower()) if out is not None else None) or "table"
+    asked = "json" if as_json else format_
+    named = None if out is None else FORMAT_OF_SUFFIX.get(out.suffix.lower())
+    if asked is not None and named is not None and asked != named:
+        raise InputError(f"--out {out} is by its name {named}, and {asked} is asked for; change one of them")
+    return asked or named or "table"
 
 
 def _load(

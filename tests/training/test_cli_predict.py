@@ -140,6 +140,32 @@ def test_mistakes(training: Command, sounds: Path, checkpoint_path: Path, tmp_pa
     assert_error(training("embed", sounds, *model, "--out", tmp_path / "a.npy"), r"none of \.parquet, \.zarr")
 
 
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        ("a.csv", ("--format", "json"), "is by its name csv, and json is asked for"),
+        ("a.csv", ("--json",), "is by its name csv, and json is asked for"),
+        ("a.JSONL", ("--format", "csv"), "is by its name json, and csv is asked for"),
+        ("a.txt", ("--format", "csv"), "is by its name table, and csv is asked for"),
+    ],
+)
+def test_a_name_that_contradicts_the_format(
+    training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path, name: str, asked: tuple[str, ...], said: str
+) -> None:
+    out = tmp_path / name
+    assert_error(training("predict", sounds / "0.wav", "--model", checkpoint_path, *asked, "--out", out), said)
+    assert not out.exists()
+
+
+def test_a_name_that_agrees_with_the_format(
+    training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path
+) -> None:
+    command = ("predict", sounds / "0.wav", "--model", checkpoint_path, "--out", tmp_path / "a.jsonl")
+    for asked in (("--json",), ("--format", "json")):
+        assert training(*command, *asked).status == 0
+        assert Path(json.loads((tmp_path / "a.jsonl").read_text())["file"]).name == "0.wav"
+
+
 def test_nothing_else_is_replaced(training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path) -> None:
     model = ("--model", checkpoint_path)
     recording = sounds / "0.wav"
