@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from manifests.errors import InputError
+from manifests.errors import InputError, InterruptedWorkError
 from manifests.start import EXIT_INTERRUPTED
 
 EXIT_INPUT_ERROR = 2
@@ -29,6 +29,9 @@ def run(app: typer.Typer) -> None:
         if end.code == EXIT_INTERRUPTED:  # so typer ends on Ctrl-C
             stderr.print(INTERRUPTED)
         raise
+    except InterruptedWorkError as error:
+        stderr.print(f"interrupted: {error}")
+        sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:  # before typer is at it, or behind it
         stderr.print(INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ingest.atomic import atomic_path, atomic_write, exclusive, remove_stale
 from ingest.ledger import ClipError
 from manifests.csvtext import csv_lines
+from manifests.errors import InterruptedWorkError
 from training.audiofiles import shown
 from training.hearing import FileEnd, HeardWindow
 from training.written import writing
@@ -21,6 +22,7 @@ from training.written import writing
 # A part is finished after so many files, or seconds: no more is lost to an interruption.
 FILES_PER_PART, PART_S = 1000, 20.0
 JOB_FILE = "job.json"
+NOTHING_KEPT = "no part of the work was finished yet, so nothing is kept; the same command begins anew"
 Hear = Callable[[Sequence[Path]], AbstractContextManager[Iterator[HeardWindow | FileEnd]]]
 
 
@@ -120,7 +122,8 @@ class Parts:
 def open_parts(out: Path, job: dict[str, Any], files: Sequence[Path]) -> Iterator[Parts]:
     """The parts of `out`, of an earlier call with the same job and unchanged files, else none; gone on success.
 
-    They lie beside `out`, in a hidden folder. Raises InputError where that can't be, or another process is at it.
+    They lie beside `out`, in a hidden folder. Raises InputError where that can't be, or another process is at it, and
+    InterruptedWorkError for an interruption before the first part is finished.
     """
     folder = out.with_name(f".{out.name}.parts")
     identity = _identity({"acm_sskd": version("acm-sskd"), **job}, files)
@@ -130,9 +133,12 @@ def open_parts(out: Path, job: dict[str, Any], files: Sequence[Path]) -> Iterato
             parts = _reopened(folder, identity)
             try:
                 yield parts
-            except BaseException:
-                if not parts.num_parts:
-                    shutil.rmtree(folder)
+            except BaseException as error:
+                if parts.num_parts:
+                    raise
+                shutil.rmtree(folder)
+                if isinstance(error, KeyboardInterrupt):
+                    raise InterruptedWorkError(NOTHING_KEPT) from error
                 raise
         shutil.rmtree(folder)
 

@@ -122,6 +122,30 @@ def test_stopped_and_run_again(
     assert {path.name for path in tmp_path.iterdir()} == {"sounds", "a.parquet"}
 
 
+@pytest.mark.parametrize(("command", "name"), [("embed", "a.parquet"), ("predict", "a.csv")])
+def test_stopped_in_the_first_file(
+    training: Command,
+    sounds: Path,
+    checkpoint_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    name: str,
+) -> None:
+    """It says that nothing is kept, since nothing is."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CheckpointTagger, "hear", stop)
+    outcome = training(command, sounds, "--model", checkpoint_path, "--out", tmp_path / name)
+    assert outcome.status == 130
+    said = "interrupted: no part of the work was finished yet, so nothing is kept; the same command begins anew\n"
+    assert outcome.err.endswith(said)
+    assert "what was finished is kept" not in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["sounds"]
+
+
 def test_mistakes(training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path) -> None:
     model = ("--model", checkpoint_path)
     (tmp_path / "empty").mkdir()
