@@ -197,7 +197,7 @@ def _print_tags(files: list[Path], tagging: "Tagging") -> bool:
     """Prints each file's tags as soon as they are known; returns whether a file failed."""
     from training.predict import FileTags
     from training.tagfiles import tag_files
-    from training.tagtext import print_tags
+    from training.tagtext import print_tags, printable
 
     console = Console(soft_wrap=True)
     pretty = tagging.format == "table" and console.is_terminal
@@ -206,7 +206,7 @@ def _print_tags(files: list[Path], tagging: "Tagging") -> bool:
 
     def tell(said: "FileTags | Failure") -> None:
         if not isinstance(said, FileTags):
-            _warn(f"error: {said.file}: {said.reason}: {said.message}")
+            _warn(printable(f"error: {said.file}: {said.reason}: {said.message}"))
             failed.append(said)
         elif pretty:
             print_tags(console, said, with_events=tagging.options.event_threshold is not None)
@@ -222,9 +222,10 @@ def _print_written(out: Path, what: str, failures: "list[Failure]") -> None:
     print(f"{out}: {what}")
     if failures:
         from training.parts import failures_path
+        from training.tagtext import printable
 
         first = failures[0]
-        _warn(f"{len(failures)} failed, first {first.file}: {first.message}; all: {failures_path(out)}")
+        _warn(printable(f"{len(failures)} failed, first {first.file}: {first.message}; all: {failures_path(out)}"))
 
 
 class _Progress:
