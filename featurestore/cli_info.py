@@ -53,6 +53,8 @@ def _as_json(store: Store) -> dict[str, Any]:
 def _print_info(store: Store) -> None:
     file, snapshot = store.file, store.snapshot
     table = Table(show_header=False, title=Text(str(store.location)))
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")  # a fingerprint is one long word
     table.add_row("dataset", file.dataset)
     table.add_row("clips", f"{snapshot.num_clips} in shards, {len(store.rows(asked=True))} asked for")
     table.add_row("shards", f"{snapshot.num_shards} of up to {file.clips_per_shard} clips")

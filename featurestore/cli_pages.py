@@ -26,7 +26,7 @@ def inspect(
         "report"
     ),
     num_clips: Annotated[
-        int | None, typer.Option(min=1, help="Clips to show, drawn by the seed.  [default: 200]")
+        int | None, typer.Option(min=1, help="Clips to show, drawn by the seed.", show_default="200")
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show all clips.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the clips.")] = 0,

@@ -36,7 +36,8 @@ def probe(
     store: StoreArgument = None,
     kind: Annotated[ProbeKind, typer.Option(help="The linear probe, nearest neighbours, or both.")] = ProbeKind.BOTH,
     fold: Annotated[
-        list[int] | None, typer.Option(help="A fold to hold out; several times for several.  [default: each in turn]")
+        list[int] | None,
+        typer.Option(help="A fold to hold out; several times for several.", show_default="each in turn"),
     ] = None,
     train_split: Annotated[str | None, typer.Option(help="The split to learn from.")] = None,
     test_split: Annotated[str | None, typer.Option(help="The split to be judged by.")] = None,
@@ -74,7 +75,7 @@ def verify_teacher(
     ],
     checkpoint: Annotated[Path | None, typer.Option(help="The file with the teacher's weights.")] = None,
     store: Annotated[
-        str | None, typer.Option(help="A store with labels, by which the teacher is judged too.  [default: none]")
+        str | None, typer.Option(help="A store with labels, by which the teacher is judged too.", show_default="none")
     ] = None,
     num_clips: Annotated[
         int, typer.Option(min=20, help="How many of the store's clips, of a tenth as many classes.")

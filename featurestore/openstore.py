@@ -1,6 +1,6 @@
 """A store as programs of other people use it: clips by key, batches, tables."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -33,13 +33,15 @@ class MissingClipError(InputError, KeyError):
     __str__ = Exception.__str__
 
 
+# Not derived from it: it would compare stores by all their content, and leave them without a hash.
+@Mapping.register
 class OpenStore(Store):
     """A snapshot of a store, opened for reading by :func:`featurestore.open`.
 
     It works like a dictionary of clips by key, of those that are in the shards: `store[key]`, `key in store`,
-    `len(store)`, `for key in store`. `snapshot` (number, fingerprint, mean, std), `file` (the content of store.json),
-    `splits`, `folds` and `teachers` say what there is. Clips are also known by their `row`, an integer that tables,
-    batches and teachers' caches share.
+    `len(store)`, `for key in store`, `get`, `items`, `values`. `snapshot` (number, fingerprint, mean, std), `file` (the
+    content of store.json), `splits`, `folds` and `teachers` say what there is. Clips are also known by their `row`, an
+    integer that tables, batches and teachers' caches share.
     """
 
     def __reduce__(self) -> tuple[Callable[[str, int, str], "OpenStore"], tuple[str, int, str]]:
@@ -69,6 +71,21 @@ class OpenStore(Store):
     def keys(self, rows: NDArray[np.int64] | None = None) -> list[str]:
         """The keys of `rows`; of all clips in the shards by default."""
         return super().keys(self.rows() if rows is None else rows)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The clip of a key; `default` where there is none in the shards."""
+        try:
+            return self[key]
+        except MissingClipError:
+            return default
+
+    def items(self) -> Iterator[tuple[str, Sample]]:
+        """Each key with its clip, read as it is its turn."""
+        return ((key, self[key]) for key in self)
+
+    def values(self) -> Iterator[Sample]:
+        """The clips, in the order of their keys in `keys()`, each read as it is its turn."""
+        return (self[key] for key in self)
 
     def row_of(self, key: str) -> int:
         """The row of a key's clip. Raises MissingClipError where there is none in the shards."""
@@ -169,8 +186,9 @@ class OpenStore(Store):
         return self.rows(split=split, fold=fold) if rows is None else self._checked(rows)
 
     def _checked(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        chosen = np.unique(rows)
-        if len(chosen) and chosen.dtype.kind not in "iu":
+        # numpy takes an empty list for one of floats
+        chosen = np.unique(rows) if len(rows) else np.empty(0, np.int64)
+        if chosen.dtype.kind not in "iu":
             raise InputError(f"rows are whole numbers, and {chosen.dtype} is given; `numpy.flatnonzero` takes a mask")
         if len(chosen) and not (chosen[0] >= 0 and chosen[-1] < len(self.ok)):
             raise InputError(

@@ -15,6 +15,8 @@ from manifests.errors import InputError
 if TYPE_CHECKING:
     from featurestore.openstore import OpenStore
 
+MAX_RATE_HZ = 1_000_000
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -42,8 +44,10 @@ class Sample:
         """The sound that the fbank was made from, (num_samples,) mono in [-1, 1], not looped.
 
         It is read from the source, or, where that is gone, from the KEY.flac of `--keep-audio`. Raises InputError
-        where there is neither.
+        where there is neither, and for a rate that isn't a whole number of Hz from 1 to MAX_RATE_HZ.
         """
+        if not isinstance(sample_rate_hz, int | np.integer) or not 1 <= sample_rate_hz <= MAX_RATE_HZ:
+            raise InputError(f"a sample rate is a whole number of Hz from 1 to {MAX_RATE_HZ}, not {sample_rate_hz!r}")
         # Decoders take a second to import, and most who want a sample want its features.
         from featurestore.waveforms import read_waveform
         from ingest.ledger import ClipError

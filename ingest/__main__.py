@@ -1,3 +1,12 @@
-from ingest.cli import main
+"""The program `ingest`. Its command line is imported when Ctrl-C is guarded against."""
 
-main()
+from manifests.start import start
+
+
+def main() -> None:
+    """The console script."""
+    start("ingest.cli")
+
+
+if __name__ == "__main__":
+    main()

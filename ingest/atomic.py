@@ -35,7 +35,7 @@ def move_in(finished: Path, path: Path) -> None:
     _sync(path.parent)
 
 
-def atomic_write(path: Path, content: bytes | str) -> None:
+def atomic_write(path: Path, content: bytes | memoryview | str) -> None:
     """Replaces the file at `path` by `content` (text as UTF-8)."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)

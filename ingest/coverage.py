@@ -1,8 +1,6 @@
 """What of the clips asked for is in a store: counts per class and split, and the lists of keys."""
 
-import csv
 import hashlib
-import io
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from manifests.csvtext import csv_lines
 from manifests.geometry import FbankSpec, HogSpec
 from manifests.vocabulary import Vocabulary
 
@@ -99,7 +98,7 @@ def coverage_csv(facts: StoreFacts, coverage: Coverage) -> str:
         for s, name in enumerate(coverage.splits)
         for c, label in enumerate(facts.vocabulary.labels)
     )
-    return _csv(("id", "name", "split", "asked", "present"), rows)
+    return csv_lines([("id", "name", "split", "asked", "present"), *rows])
 
 
 def missing_csv(facts: StoreFacts, coverage: Coverage) -> str:
@@ -107,7 +106,7 @@ def missing_csv(facts: StoreFacts, coverage: Coverage) -> str:
     missing = facts.clips.filter(pc.invert(facts.clips["ok"])).select(["key", "split", "reason"])
     tables = [_of_split(missing, split) for split in coverage.splits]
     rows = (row for table in tables for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
-    return _csv(("key", "split", "reason"), rows)
+    return csv_lines([("key", "split", "reason"), *rows])
 
 
 def present_lists(facts: StoreFacts, coverage: Coverage) -> dict[str, str]:
@@ -155,11 +154,3 @@ def _of_split(clips: pa.Table, split: str | None) -> pa.Table:
 def _numpy(column: Any) -> NDArray[Any]:
     values: NDArray[Any] = column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
     return values if values.dtype == np.bool_ else values.astype(np.int64)
-
-
-def _csv(header: tuple[str, ...], rows: Any) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue()

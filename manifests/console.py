@@ -5,10 +5,11 @@ import sys
 import typer
 from rich.console import Console
 
-from manifests.errors import InputError
+from manifests.errors import InputError, InterruptedWorkError
+from manifests.start import EXIT_INTERRUPTED
 
 EXIT_INPUT_ERROR = 2
-EXIT_INTERRUPTED = 130
+INTERRUPTED = "interrupted: what was finished is kept; run the same command again to go on"
 
 
 def run(app: typer.Typer) -> None:
@@ -26,8 +27,14 @@ def run(app: typer.Typer) -> None:
         sys.exit(EXIT_INPUT_ERROR)
     except SystemExit as end:
         if end.code == EXIT_INTERRUPTED:  # so typer ends on Ctrl-C
-            stderr.print("interrupted: what was finished is kept; run the same command again to go on")
+            stderr.print(INTERRUPTED)
         raise
+    except InterruptedWorkError as error:
+        stderr.print(f"interrupted: {error}")
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:  # before typer is at it, or behind it
+        stderr.print(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _text(error: InputError | OSError) -> str:

@@ -69,3 +69,48 @@ def test_130_for_an_interruption(tmp_path: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.rstrip().endswith("run the same command again to go on")
+
+
+# Says when it is up: before that, Python itself is interrupted.
+FROM_THE_START = """import sys
+print("up", flush=True)
+from {program}.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("after_s", [0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("program", ["ingest demo --workers 0", "training predict - --model m", "training doctor"])
+def test_130_for_an_early_interruption(program: str, after_s: float, tmp_path: Path) -> None:
+    name, *words = program.split()
+    process = subprocess.Popen(
+        [sys.executable, "-c", FROM_THE_START.format(program=name), *words],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    time.sleep(after_s)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert error.rstrip().splitlines()[-1].startswith("interrupted")
+
+
+def test_who_ignores_interruptions_goes_on_ignoring_them(tmp_path: Path) -> None:
+    """As behind `nohup`, or with `&` in a script."""
+    code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{FROM_THE_START.format(program='ingest')}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "--help"], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0

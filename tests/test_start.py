@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import entry_points
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -24,8 +25,17 @@ def test_a_package_alone_imports_nothing_slow(package: str) -> None:
 
 @pytest.mark.parametrize("name", ["ingest", "featurestore", "training"])
 def test_a_command_starts_without_what_it_may_not_need(name: str) -> None:
-    (script,) = entry_points(group="console_scripts", name=name)
-    assert imported_by(f"import {script.module}") == set()
+    assert imported_by(f"import {name}.cli") == set()
+
+
+def test_the_scripts_are_guarded_from_the_start() -> None:
+    """They import next to nothing before Ctrl-C is guarded against."""
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {name: f"{name}.__main__:main" for name in ("ingest", "featurestore", "training")}
+    for name in scripts:
+        code = f"import sys; import {name}.__main__; print({{'typer', 'rich', 'numpy'}} & set(sys.modules))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "set()\n"
 
 
 def test_the_trainer_never_imports_what_fetches_and_decodes() -> None:
@@ -54,3 +64,25 @@ def test_a_shell_completes_words(words: str, completed: list[str]) -> None:
         [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == completed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("training predict", "(0, for --events 0.5)"),
+        ("training plan", "(0.5)"),
+        ("featurestore inspect", "(200)"),
+        ("featurestore probe", "(each in turn)"),
+        ("featurestore verify-teacher", "(none)"),
+    ],
+)
+def test_help_shows_defaults_that_are_words(words: str, said: str) -> None:
+    """Written as `[default: ...]` into the help itself, they would be taken for markup."""
+    done = subprocess.run(
+        [sys.executable, "-m", *words.split(), "--help"],
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"[default: {said}]" in done.stdout

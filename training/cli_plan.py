@@ -34,7 +34,7 @@ def plan(
         ),
     ] = None,
     mfu: Annotated[
-        float | None, typer.Option(help="The share of the peak that training reaches.  [default: 0.5]")
+        float | None, typer.Option(help="The share of the peak that training reaches.", show_default="0.5")
     ] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Time a few steps here. Default where no device or rate is given.")

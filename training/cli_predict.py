@@ -62,7 +62,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="At most so many tags a file, or a window.")] = 5,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="No tags or events below this.  [default: 0, for --events 0.5]"),
+        typer.Option(min=0, max=1, help="No tags or events below this.", show_default="0, for --events 0.5"),
     ] = None,
     aggregate: Annotated[
         Literal["mean", "max"], typer.Option(help="What a file's windows together say of a label.")
@@ -162,9 +162,11 @@ def _choose_format(
 ) -> Literal["table", "json", "csv"]:
     if as_json and format_ not in (None, "json"):
         raise InputError(f"--json and --format {format_} contradict each other; leave out one of them")
-    if as_json:
-        return "json"
-    return format_ or (FORMAT_OF_SUFFIX.get(out.suffix.lower()) if out is not None else None) or "table"
+    asked = "json" if as_json else format_
+    named = None if out is None else FORMAT_OF_SUFFIX.get(out.suffix.lower())
+    if asked is not None and named is not None and asked != named:
+        raise InputError(f"--out {out} is by its name {named}, and {asked} is asked for; change one of them")
+    return asked or named or "table"
 
 
 def _load(
@@ -195,7 +197,7 @@ def _print_tags(files: list[Path], tagging: "Tagging") -> bool:
     """Prints each file's tags as soon as they are known; returns whether a file failed."""
     from training.predict import FileTags
     from training.tagfiles import tag_files
-    from training.tagtext import print_tags
+    from training.tagtext import print_tags, printable
 
     console = Console(soft_wrap=True)
     pretty = tagging.format == "table" and console.is_terminal
@@ -204,7 +206,7 @@ def _print_tags(files: list[Path], tagging: "Tagging") -> bool:
 
     def tell(said: "FileTags | Failure") -> None:
         if not isinstance(said, FileTags):
-            _warn(f"error: {said.file}: {said.reason}: {said.message}")
+            _warn(printable(f"error: {said.file}: {said.reason}: {said.message}"))
             failed.append(said)
         elif pretty:
             print_tags(console, said, with_events=tagging.options.event_threshold is not None)
@@ -220,9 +222,10 @@ def _print_written(out: Path, what: str, failures: "list[Failure]") -> None:
     print(f"{out}: {what}")
     if failures:
         from training.parts import failures_path
+        from training.tagtext import printable
 
         first = failures[0]
-        _warn(f"{len(failures)} failed, first {first.file}: {first.message}; all: {failures_path(out)}")
+        _warn(printable(f"{len(failures)} failed, first {first.file}: {first.message}; all: {failures_path(out)}"))
 
 
 class _Progress:

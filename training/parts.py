@@ -1,8 +1,6 @@
 """Work on many files kept in parts beside its result: stopped anywhere, the same work goes on after the last part."""
 
-import csv
 import hashlib
-import io
 import json
 import shutil
 import time
@@ -15,6 +13,8 @@ from typing import Any, Protocol
 
 from ingest.atomic import atomic_path, atomic_write, exclusive, remove_stale
 from ingest.ledger import ClipError
+from manifests.csvtext import csv_lines
+from manifests.errors import InterruptedWorkError
 from training.audiofiles import shown
 from training.hearing import FileEnd, HeardWindow
 from training.written import writing
@@ -22,6 +22,7 @@ from training.written import writing
 # A part is finished after so many files, or seconds: no more is lost to an interruption.
 FILES_PER_PART, PART_S = 1000, 20.0
 JOB_FILE = "job.json"
+NOTHING_KEPT = "no part of the work was finished yet, so nothing is kept; the same command begins anew"
 Hear = Callable[[Sequence[Path]], AbstractContextManager[Iterator[HeardWindow | FileEnd]]]
 
 
@@ -121,7 +122,8 @@ class Parts:
 def open_parts(out: Path, job: dict[str, Any], files: Sequence[Path]) -> Iterator[Parts]:
     """The parts of `out`, of an earlier call with the same job and unchanged files, else none; gone on success.
 
-    They lie beside `out`, in a hidden folder. Raises InputError where that can't be, or another process is at it.
+    They lie beside `out`, in a hidden folder. Raises InputError where that can't be, or another process is at it, and
+    InterruptedWorkError for an interruption before the first part is finished.
     """
     folder = out.with_name(f".{out.name}.parts")
     identity = _identity({"acm_sskd": version("acm-sskd"), **job}, files)
@@ -131,9 +133,12 @@ def open_parts(out: Path, job: dict[str, Any], files: Sequence[Path]) -> Iterato
             parts = _reopened(folder, identity)
             try:
                 yield parts
-            except BaseException:
-                if not parts.num_parts:
-                    shutil.rmtree(folder)
+            except BaseException as error:
+                if parts.num_parts:
+                    raise
+                shutil.rmtree(folder)
+                if isinstance(error, KeyboardInterrupt):
+                    raise InterruptedWorkError(NOTHING_KEPT) from error
                 raise
         shutil.rmtree(folder)
 
@@ -149,11 +154,8 @@ def write_failures(out: Path, failures: Sequence[Failure]) -> Path | None:
     if not failures:
         path.unlink(missing_ok=True)
         return None
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", "reason", "message"))
-    writer.writerows((failure.file, failure.reason, failure.message) for failure in failures)
-    atomic_write(path, text.getvalue())
+    rows = [(failure.file, failure.reason, failure.message) for failure in failures]
+    atomic_write(path, csv_lines([("file", "reason", "message"), *rows]))
     return path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ingest.atomic import move_in
+from manifests.csvtext import csv_lines
 from manifests.errors import InputError
 from manifests.vocabulary import Vocabulary
 from training.audiofiles import shown
@@ -15,7 +16,7 @@ from training.hearing import FileEnd, HeardWindow, HearingOptions, hear_files
 from training.parts import Failure, Parts, open_parts, write_failures
 from training.predict import FileTagger, FileTags, TagOptions
 from training.tagger import Tagger
-from training.tagtext import CSV_COLUMNS, Format, as_csv, as_json_line, as_lines, csv_lines
+from training.tagtext import CSV_COLUMNS, Format, as_csv, as_json_line, as_lines
 
 
 @dataclass(frozen=True)

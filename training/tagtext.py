@@ -1,18 +1,19 @@
 """Tags of files as people and programs read them: lines, tables, JSON lines and CSV."""
 
-import csv
-import io
 import json
+import unicodedata
 from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from manifests.csvtext import csv_lines
 from training.predict import FileTags, Tag, tags_as_json
 
 Format = Literal["table", "json", "csv"]
 CSV_COLUMNS = ("file", "start_s", "end_s", "label_id", "label", "probability")
+CONTROLS = ("Cc", "Zl", "Zp")  # control characters, and the two line ends that are none
 _BAR_CELLS = 20
 _TIME_DIGITS = 3
 
@@ -47,16 +48,9 @@ def as_csv(said: FileTags, *, with_windows: bool, with_events: bool) -> str:
     return csv_lines([_row(said.file, *row) for row in rows])
 
 
-def csv_lines(rows: list[tuple[str, ...]]) -> str:
-    """Rows as CSV, each with its line end."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
 def as_lines(said: FileTags) -> str:
     """One line for the file, and one for each window and event."""
-    lines = [f"{said.file}: {_listed(said.tags)}"]
+    lines = [f"{printable(said.file)}: {_listed(said.tags)}"]
     lines += [f"  {_clock(window.start_s)} - {_clock(window.end_s)}: {_listed(window.tags)}" for window in said.windows]
     lines += [f"  {_clock(event.start_s)} - {_clock(event.end_s)}  {_listed([event.tag])}" for event in said.events]
     return "\n".join(lines) + "\n"
@@ -65,7 +59,7 @@ def as_lines(said: FileTags) -> str:
 def print_tags(console: Console, said: FileTags, *, with_events: bool) -> None:
     """The same for a terminal, with bars."""
     length = f"{_clock(said.end_s)}, {said.num_windows} window{'' if said.num_windows == 1 else 's'}"
-    parts: list[RenderableType] = [Text.assemble((said.file, "bold"), f"  {length}")]
+    parts: list[RenderableType] = [Text.assemble((printable(said.file), "bold"), f"  {length}")]
     parts.append(_bars(said.tags) if said.tags else Text("  nothing reaches the threshold"))
     if said.windows:
         table = _grid("start", "end", "tags")
@@ -77,12 +71,17 @@ def print_tags(console: Console, said: FileTags, *, with_events: bool) -> None:
     console.print(Group(*parts))
 
 
+def printable(name: str) -> str:
+    """A name with its control characters escaped: line ends would break a line, escape codes change the terminal."""
+    return "".join(repr(mark)[1:-1] if unicodedata.category(mark) in CONTROLS else mark for mark in name)
+
+
 def _bars(tags: list[Tag]) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=True)
     table.add_column(justify="right")
     for tag in tags:
         bar = "█" * max(1, round(tag.probability * _BAR_CELLS))
-        table.add_row(_percent(tag.probability), Text(bar.ljust(_BAR_CELLS), "cyan"), Text(tag.name))
+        table.add_row(_percent(tag.probability), Text(bar.ljust(_BAR_CELLS), "cyan"), Text(printable(tag.name)))
     return table
 
 
@@ -90,7 +89,7 @@ def _events(said: FileTags) -> Table:
     table = _grid("start", "end", "event", "at most")
     for event in said.events:
         times = _clock(event.start_s), _clock(event.end_s)
-        table.add_row(*times, Text(event.tag.name), _percent(event.tag.probability))
+        table.add_row(*times, Text(printable(event.tag.name)), _percent(event.tag.probability))
     return table
 
 
@@ -99,7 +98,8 @@ def _grid(*names: str) -> Table:
 
 
 def _listed(tags: list[Tag]) -> str:
-    return ", ".join(f"{tag.name} {_percent(tag.probability)}" for tag in tags) or "nothing reaches the threshold"
+    named = ", ".join(f"{printable(tag.name)} {_percent(tag.probability)}" for tag in tags)
+    return named or "nothing reaches the threshold"
 
 
 def _percent(probability: float) -> str:

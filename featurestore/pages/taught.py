@@ -1,5 +1,6 @@
 """What a teacher's cache says of the clips on a page: tags and likenesses."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,19 +13,23 @@ from manifests.errors import InputError
 
 NUM_TAGS = 5
 NUM_NEIGHBOURS = 5
+# Teachers trained here: nearly all that theirs embed is close together, and what cosine means one sound isn't known.
+OWN_TEACHERS = frozenset({"checkpoint", "spfa"})
 
 
 @dataclass(frozen=True)
 class Taught:
     """tags: of each clip its top labels and their scores, sigmoids of the logits, highest first; none without logits.
 
-    `name` is None, and `why_not` says why, where there is no cache.
+    `name` is None, and `why_not` says why, where there is no cache. Not `finds_pairs`: its cosines say nothing of pairs
+    of one sound, and `similar` has none.
     """
 
     name: str | None
     why_not: str
     tags: list[list[tuple[str, float]]]
     similar: Similar
+    finds_pairs: bool = True
 
 
 def read_taught(store: Store, rows: NDArray[np.int64], teacher: str | None, duplicate_cosine: float) -> Taught:
@@ -33,11 +38,13 @@ def read_taught(store: Store, rows: NDArray[np.int64], teacher: str | None, dupl
     if cache is None:
         nothing = find_similar(np.zeros((len(rows), 1), np.float32), NUM_NEIGHBOURS, duplicate_cosine)
         return Taught(None, why_not, [[] for _ in rows], nothing)
-    similar = find_similar(cache.embeddings(rows), NUM_NEIGHBOURS, duplicate_cosine)
+    # An ensemble's name has those of its members.
+    finds_pairs = OWN_TEACHERS.isdisjoint(cache.attributes.teacher.split("-"))
+    similar = find_similar(cache.embeddings(rows), NUM_NEIGHBOURS, duplicate_cosine if finds_pairs else math.inf)
     vocabulary = cache.attributes.vocabulary
     if vocabulary is None or "logits" not in cache.outputs:
-        return Taught(cache.name, "", [[] for _ in rows], similar)
-    return Taught(cache.name, "", _top_tags(cache.logits(rows), vocabulary.names), similar)
+        return Taught(cache.name, "", [[] for _ in rows], similar, finds_pairs)
+    return Taught(cache.name, "", _top_tags(cache.logits(rows), vocabulary.names), similar, finds_pairs)
 
 
 def _open_cache(store: Store, teacher: str | None) -> tuple[TeacherCache | None, str]:

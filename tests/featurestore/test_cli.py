@@ -110,6 +110,22 @@ def test_info(featurestore: Command, finished_store: Store) -> None:
         assert text in outcome.out
 
 
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_info_shows_all_of_the_fingerprint(store_copy: Path, tmp_path: Path, columns: str) -> None:
+    """On a narrow terminal as well, and beside the line of a teacher."""
+    (store_copy / "teachers" / "half.zarr").mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "featurestore", "info", store_copy],
+        env={**os.environ, "COLUMNS": columns},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    cells = [line.rsplit("│", 2)[1] for line in done.stdout.splitlines() if "│" in line]
+    assert Store(store_copy).snapshot.fingerprint in "".join(cell.strip() for cell in cells)
+    assert "…" not in done.stdout
+
+
 def test_info_takes_the_only_store(
     featurestore: Command, store_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

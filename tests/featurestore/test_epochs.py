@@ -112,6 +112,7 @@ def test_a_class_is_exactly_one_label(make_store: Any, labels: str, count: int) 
         ({"rows": np.ones(23, bool)}, "rows are whole numbers, and bool is given; `numpy.flatnonzero` takes a mask"),
         ({"rows": np.arange(23)}, "clip clip07 is among the rows, and it failed in the ingest"),
         ({"rows": np.arange(0)}, "no clip of .* is in the part asked for; see `store.table"),
+        ({"rows": []}, "no clip of .* is in the part asked for; see `store.table"),
         ({"teacher": "beats"}, "has no cache of a teacher 'beats'"),
     ],
 )

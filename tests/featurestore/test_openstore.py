@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ def test_keys_length_and_membership(store: OpenStore) -> None:
     assert "clip07" not in store
     assert "clip99" not in store
     assert 3 not in store
+
+
+def test_it_is_a_mapping(store: OpenStore) -> None:
+    assert isinstance(store, Mapping)
+    assert [(key, sample.key) for key, sample in store.items()] == [(key, key) for key in store]
+    assert [sample.row for sample in store.values()] == store.rows().tolist()
+    sample = store.get("clip00")
+    assert (sample.key, sample.row) == ("clip00", store.row_of("clip00"))
+    assert (store.get("clip07"), store.get("clip99", 5)) == (None, 5)
+    assert hash(store) == hash(store)
 
 
 def test_iteration_goes_on_behind_the_first_piece(store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +127,12 @@ def test_the_waveform(growing: Any) -> None:
     path.unlink()
     with pytest.raises(InputError, match=r"the sound of clip clip00 can't be had \(missing.*; bring its source back"):
         store["clip00"].waveform()
+
+
+@pytest.mark.parametrize("rate_hz", [-1, 0, 16000.5, "16000", 2_000_000])
+def test_a_rate_that_is_none(store: OpenStore, rate_hz: Any) -> None:
+    with pytest.raises(InputError, match=r"^a sample rate is a whole number of Hz from 1 to 1000000, not "):
+        store["clip00"].waveform(rate_hz)
 
 
 def test_the_kept_audio_stands_in_for_the_source(make_store: Any, tmp_path: Path) -> None:

@@ -122,6 +122,30 @@ def test_stopped_and_run_again(
     assert {path.name for path in tmp_path.iterdir()} == {"sounds", "a.parquet"}
 
 
+@pytest.mark.parametrize(("command", "name"), [("embed", "a.parquet"), ("predict", "a.csv")])
+def test_stopped_in_the_first_file(
+    training: Command,
+    sounds: Path,
+    checkpoint_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    name: str,
+) -> None:
+    """It says that nothing is kept, since nothing is."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CheckpointTagger, "hear", stop)
+    outcome = training(command, sounds, "--model", checkpoint_path, "--out", tmp_path / name)
+    assert outcome.status == 130
+    said = "interrupted: no part of the work was finished yet, so nothing is kept; the same command begins anew\n"
+    assert outcome.err.endswith(said)
+    assert "what was finished is kept" not in outcome.err
+    assert [path.name for path in tmp_path.iterdir()] == ["sounds"]
+
+
 def test_mistakes(training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path) -> None:
     model = ("--model", checkpoint_path)
     (tmp_path / "empty").mkdir()
@@ -138,6 +162,32 @@ def test_mistakes(training: Command, sounds: Path, checkpoint_path: Path, tmp_pa
     assert "0.wav: " in long.out
     assert_error(training("predict", sounds, *model, "--out", tmp_path / "no/a.csv"), "there is no folder")
     assert_error(training("embed", sounds, *model, "--out", tmp_path / "a.npy"), r"none of \.parquet, \.zarr")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        ("a.csv", ("--format", "json"), "is by its name csv, and json is asked for"),
+        ("a.csv", ("--json",), "is by its name csv, and json is asked for"),
+        ("a.JSONL", ("--format", "csv"), "is by its name json, and csv is asked for"),
+        ("a.txt", ("--format", "csv"), "is by its name table, and csv is asked for"),
+    ],
+)
+def test_a_name_that_contradicts_the_format(
+    training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path, name: str, asked: tuple[str, ...], said: str
+) -> None:
+    out = tmp_path / name
+    assert_error(training("predict", sounds / "0.wav", "--model", checkpoint_path, *asked, "--out", out), said)
+    assert not out.exists()
+
+
+def test_a_name_that_agrees_with_the_format(
+    training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path
+) -> None:
+    command = ("predict", sounds / "0.wav", "--model", checkpoint_path, "--out", tmp_path / "a.jsonl")
+    for asked in (("--json",), ("--format", "json")):
+        assert training(*command, *asked).status == 0
+        assert Path(json.loads((tmp_path / "a.jsonl").read_text())["file"]).name == "0.wav"
 
 
 def test_nothing_else_is_replaced(training: Command, sounds: Path, checkpoint_path: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from training.iterations import RANDOM
 
 CARD_FILE = "README.md"
 WHAT_FILES_ARE = {
-    WEIGHTS_FILE: "the weights; `training predict --model` reads them",
+    WEIGHTS_FILE: "the weights; `training {command} --model` reads them",
     TORCH_FILE: "torch.export's program: waveform in, no code of ours",
     ONNX_FILE: "waveform in, for onnxruntime",
     "config.json": "sizes and labels, as Hugging Face names them",
@@ -45,7 +45,7 @@ def model_card(
         _front_matter(description),
         _what(checkpoint, description),
         _usage(description, names),
-        _files(files, checked_on),
+        _files(description, files, checked_on),
         _training(checkpoint, origin),
         _figures(origin),
         _labels(description),
@@ -58,9 +58,11 @@ def model_card(
 
 def _front_matter(description: dict[str, Any]) -> str:
     lines = ["---", f"library_name: {description['provenance']['package']}"]
+    tags = ["- audio", "- fbank", "- acm-sskd"]
     if description["labels"]:
         lines += ["pipeline_tag: audio-classification"]
-    return "\n".join([*lines, "tags:", "- audio", "- audio-tagging", "- fbank", "- acm-sskd", "---", ""])
+        tags += ["- audio-tagging"]
+    return "\n".join([*lines, "tags:", *tags, "---", ""])
 
 
 def _what(checkpoint: Checkpoint, description: dict[str, Any]) -> str:
@@ -124,14 +126,17 @@ def _usage(description: dict[str, Any], names: Sequence[str]) -> str:
         outputs = ", ".join(description["outputs"]) + ("" if description["labels"] else ",")
         code = _TORCH.replace("SAMPLES", str(given["window_samples"])).replace("OUTPUTS", outputs)
         parts += [f"With PyTorch alone (open only files whose maker you trust):\n\n```python\n{code}```\n"]
-    if WEIGHTS_FILE in names and description["labels"]:
-        parts += ["With acm-sskd, files of any length and format:\n\n    training predict clip.mp3 --model .\n"]
+    if WEIGHTS_FILE in names:
+        words = "predict clip.mp3" if description["labels"] else "embed clip.mp3 --out clip.parquet"
+        parts += [f"With acm-sskd, files of any length and format:\n\n    training {words} --model .\n"]
     return "\n".join(parts)
 
 
-def _files(files: Sequence[Exported], checked_on: str) -> str:
+def _files(description: dict[str, Any], files: Sequence[Exported], checked_on: str) -> str:
+    command = "predict" if description["labels"] else "embed"
     rows = [
-        f"| {file.name} | {WHAT_FILES_ARE[file.name]} | {said_size(file.num_bytes)} | {_said(file.difference)} |"
+        f"| {file.name} | {WHAT_FILES_ARE[file.name].format(command=command)} | {said_size(file.num_bytes)} "
+        f"| {_said(file.difference)} |"
         for file in files
     ]
     table = "\n".join(["| file | what it is | size | largest difference |", "|---|---|---|---|", *rows])

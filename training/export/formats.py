@@ -1,6 +1,7 @@
 """The files of an export, each written whole and read back as its users would."""
 
 import importlib.util
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -13,14 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ingest.atomic import atomic_path
+from ingest.atomic import atomic_path, atomic_write
 from training.checkpoint import WEIGHTS_FILE, Checkpoint, save_safetensors
 from training.export.facts import ONNX_OPSET
 from training.export.graph import WAVEFORM, WaveformModel, trace
 from training.export.hub import CONFIG_FILE, PREPROCESSOR_FILE, hub_config, preprocessor_config
 from training.export.kinds import Format
 from training.onnxtagger import open_session
-from training.written import cannot_write, write_json
+from training.written import write_json, writing
 
 ONNX_FILE, TORCH_FILE = "model.onnx", "model.pt2"
 DESCRIPTION_FILE = "description.json"  # inside model.pt2
@@ -80,12 +81,11 @@ def write_files(formats: list[Format], source: Source, folder: Path) -> list[str
 
 
 def _write_torch(program: torch.export.ExportedProgram, description: dict[str, Any], path: Path) -> None:
-    # Into an open file: given a path, torch puts its name into the archive, and that of a temporary file varies.
-    try:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.export.save(program, file, extra_files={DESCRIPTION_FILE: json.dumps(description)})
-    except RuntimeError as error:  # so torch says that the disk is full
-        raise cannot_write(path, error) from error
+    # Into memory: on a full disk, torch's own writer ends the whole process.
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={DESCRIPTION_FILE: json.dumps(description)})
+    with writing(path):
+        atomic_write(path, content.getbuffer())
 
 
 def _write_onnx(program: torch.export.ExportedProgram, source: Source, path: Path) -> None:

@@ -179,3 +179,13 @@ def test_damaged_shard_is_named(store_copy: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tiny-000001\.tar ends inside clip"):
         write_report(Store(store_copy), tmp_path / "report", ReportOptions(with_audio=False))
     assert not (tmp_path / "report").exists()
+
+
+def test_the_page_says_that_an_own_teacher_finds_no_pairs(
+    shown_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featurestore.pages.taught.OWN_TEACHERS", frozenset({"fbankstats"}))
+    page = write_report(shown_store, tmp_path / "own", ReportOptions(duplicate_cosine=0.0, with_audio=False)).page
+    assert [sorted(one["keys"]) for one in read_json(page, "data")["duplicates"]] == [["clip01", "twin"]]
+    assert "Equal fbanks in the whole store. fbankstats was trained here: " in page.read_text()
+    assert "pairs)" not in page.read_text()

@@ -1,10 +1,14 @@
 """What the page says of the whole store."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 
 from featurestore.pages.survey import Histogram, survey
 from featurestore.pages.taught import read_taught
 from featurestore.store import Store
+from featurestore.teachercache import TeacherCache
 
 
 def test_counts_of_the_whole_store(shown_store: Store) -> None:
@@ -58,6 +62,27 @@ def test_tags_are_the_teachers_labels_by_score(shown_store: Store, fbanks: dict[
     names, scores = zip(*taught.tags[0], strict=True)
     assert sorted(names) == ["High", "Low"]
     assert list(scores) == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "spfa", "beats-checkpoint"])
+def test_a_teacher_trained_here_is_asked_for_no_pairs(
+    shown_store: Store, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a cosine of -1 on, every pair would be one. The neighbours and tags stay."""
+    rows = shown_store.rows()
+    others = read_taught(shown_store, rows, None, -1.0)
+    assert (others.finds_pairs, others.similar.num_pairs) == (True, 45)
+    read = TeacherCache.__init__
+
+    def renamed(self: TeacherCache, *arguments: Any) -> None:
+        read(self, *arguments)
+        self.attributes = self.attributes.model_copy(update={"teacher": kind})
+
+    monkeypatch.setattr(TeacherCache, "__init__", renamed)
+    own = read_taught(shown_store, rows, None, -1.0)
+    assert (own.finds_pairs, own.similar.num_pairs, own.similar.pairs) == (False, 0, [])
+    assert own.similar.neighbours.tolist() == others.similar.neighbours.tolist()
+    assert own.tags == others.tags
 
 
 def test_without_a_teacher(finished_store: Store) -> None:
