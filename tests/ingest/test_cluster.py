@@ -89,7 +89,15 @@ JOIN = """
 import sys
 from ingest import cluster
 cluster.CONNECT_LIMIT_S = float(sys.argv[2])
-print(cluster.start_ray(None, sys.argv[1]).is_initialized())
+ray = cluster.start_ray(None, sys.argv[1])
+
+
+def count():
+    yield 1
+    yield 2
+
+
+print([ray.get(one) for one in ray.remote(count).remote()])
 """
 
 
@@ -103,8 +111,9 @@ def user(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def address(user: dict[str, str]) -> Iterator[str]:
-    """A cluster that this user started."""
+def address(user: dict[str, str], request: pytest.FixtureRequest) -> Iterator[str]:
+    """A cluster that this user started, with a token or without."""
+    environment = user | {"RAY_AUTH_MODE": "token" if request.param else "disabled"}
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     head = [str(Path(sys.executable).parent / "ray"), "start", "--head", f"--port={address.rpartition(':')[2]}"]
@@ -112,7 +121,7 @@ def address(user: dict[str, str]) -> Iterator[str]:
     # Paths of sockets may not be long.
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         head += [f"--temp-dir={folder}", "--object-store-memory=80000000"]
-        with subprocess.Popen(head, env=user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as cluster:
+        with subprocess.Popen(head, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as cluster:
             try:
                 _wait_until_open(address)
                 yield address
@@ -130,11 +139,21 @@ def _wait_until_open(address: str) -> None:
 
 
 @pytest.mark.skipif(" " in sys.executable, reason="`ray start` can't do with a space in its path")
+@pytest.mark.parametrize("address", [False], indirect=True)
+def test_a_user_with_a_token_at_a_cluster_without(address: str, user: dict[str, str]) -> None:
+    """Shown to such a cluster, the token would be asked of its workers, and what they stream be turned away."""
+    join = [sys.executable, "-c", JOIN, address]
+    done = subprocess.run([*join, "60"], env=user, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[1, 2]\n", done.stderr
+
+
+@pytest.mark.skipif(" " in sys.executable, reason="`ray start` can't do with a space in its path")
+@pytest.mark.parametrize("address", [True], indirect=True)
 def test_cluster_with_a_token(address: str, user: dict[str, str]) -> None:
     """As `ray start` makes one wherever there is a token: it takes those alone who show it."""
     join = [sys.executable, "-c", JOIN, address]
     done = subprocess.run([*join, "60"], env=user, capture_output=True, text=True)
-    assert done.stdout == "True\n", done.stderr
+    assert done.stdout == "[1, 2]\n", done.stderr
     stranger = user | {"RAY_AUTH_TOKEN": "f" * 64}
     refused = subprocess.run([*join, "10"], env=stranger, capture_output=True, text=True)
     assert refused.returncode == 1
