@@ -132,6 +132,7 @@ def test_an_evaluation_always_says_of_how_many() -> None:
         "d_prime": 0.954,
         "num_unlabelled": 1,
         "keys_sha256": "00",
+        "heard": None,
     }
 
 
